@@ -1,0 +1,58 @@
+# The one command surface: `make help` lists what there is. Needs Python 3.10 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NOTEBOOKS := $(wildcard book/*.ipynb)
+BOOK := _build/html/index.html
+BOOK_SOURCES := _config.yml _toc.yml $(wildcard book/*) $(wildcard gmlvm/*.py) $(shell find assets -type f)
+
+# What is published was made without progress bars: their timings would differ at every run.
+export TQDM_DISABLE := 1
+
+.PHONY: help book test lint types unit nbval notebooks results clean
+.DELETE_ON_ERROR:
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 18
+
+book: $(BOOK) ## build the book and say where to open it
+	@echo "The book is built. Open file://$(CURDIR)/$(BOOK)"
+
+test: lint types unit nbval book ## everything: lint, types, unit tests, notebooks, the book's build
+
+lint: $(VENV)/ready ## lint and format check of code and notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready ## static types of the library
+	$(BIN)/mypy
+
+unit: $(VENV)/ready ## unit tests and doctests
+	$(BIN)/python -m pytest tests gmlvm
+
+nbval: $(VENV)/ready ## run every notebook and compare with its committed outputs
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=900 book
+
+notebooks: $(VENV)/ready ## run every notebook from scratch and write its outputs
+	$(BIN)/ruff format book
+	cd book && for notebook in $(notdir $(NOTEBOOKS)); do \
+	  ../$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace \
+	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900 $$notebook || exit 1; done
+
+results: $(VENV)/ready ## make the committed files under results/ again (about ten minutes on two cores)
+	$(BIN)/python -m experiments.seeds --output results/gm_wae_seeds.json
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) _build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BOOK): $(VENV)/ready $(BOOK_SOURCES)
+	$(BIN)/python -m jupyter_book build . --all -W -n --keep-going
+	@touch $@
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[book,test]"
+	@touch $@
