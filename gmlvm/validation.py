@@ -1,0 +1,104 @@
+"""Checks on arguments, shared by every module: each says what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_positive_int(name: str, value: Any, minimum: int = 1) -> int:
+    """Return ``value`` if it is an integer of at least ``minimum``.
+
+    Raises:
+        TypeError: If ``value`` is not an integer (a ``bool`` is not one).
+        ValueError: If it is below ``minimum``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    return value
+
+
+def check_number(
+    name: str, value: Any, minimum: float = 0.0, maximum: float = math.inf, *, exclusive: bool = False
+) -> float:
+    """Return ``value`` as a float if it is finite and in ``[minimum, maximum]``.
+
+    With ``exclusive`` the lower end is left out.
+
+    Raises:
+        TypeError: If ``value`` is not a real number.
+        ValueError: If it is not finite or lies outside the interval.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    below = value <= minimum if exclusive else value < minimum
+    if not math.isfinite(value) or below or value > maximum:
+        bracket = "(" if exclusive else "["
+        raise ValueError(f"{name} must be a finite number in {bracket}{minimum:g}, {maximum:g}], got {value}")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
+    """Return ``value`` if it is one of ``choices``.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+    return str(value)
+
+
+def check_shape(name: str, tensor: Any, expected: tuple[int | None, ...], meaning: str = "") -> Tensor:
+    """Return ``tensor`` if its shape is ``expected``, where ``None`` stands for any size.
+
+    Raises:
+        TypeError: If ``tensor`` is not a tensor.
+        ValueError: If its shape differs; ``meaning`` names the axes in the message.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    fits = tensor.ndim == len(expected) and all(
+        want is None or want == got for want, got in zip(expected, tensor.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("*" if size is None else str(size) for size in expected)
+        raise ValueError(f"{name} must have shape ({wanted}){meaning}, got {tuple(tensor.shape)}")
+    return tensor
+
+
+def check_image_shape(image_shape: Any) -> tuple[int, int, int]:
+    """Return ``image_shape`` as ``(channels, height, width)``, three positive integers.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    shape = tuple(image_shape) if isinstance(image_shape, (tuple, list, torch.Size)) else ()
+    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"image_shape must be (channels, height, width), three positive integers; got {image_shape!r}")
+    return shape
+
+
+def as_unit_interval(name: str, images: Tensor) -> Tensor:
+    """Return images as floating point in [0, 1].
+
+    ``uint8`` images are divided by 255; floating-point ones are checked and returned unchanged.
+
+    Raises:
+        TypeError: If the dtype is neither ``uint8`` nor floating point.
+        ValueError: If a floating-point value lies outside [0, 1] or is NaN.
+    """
+    if images.dtype == torch.uint8:
+        return images.to(torch.get_default_dtype()) / 255
+    if not images.is_floating_point():
+        raise TypeError(f"{name} must be uint8 in 0..255 or floating point in [0, 1], got {images.dtype}")
+    if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
+        low, high = images.min().item(), images.max().item()
+        raise ValueError(f"{name} must lie in [0, 1] when floating point, got values from {low:g} to {high:g}")
+    return images
