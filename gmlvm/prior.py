@@ -1,0 +1,241 @@
+r"""The prior over codes: a mixture of diagonal Gaussians, :math:`p(z) = \sum_k p(k)\, N(z; m_k, s_k^2)`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+from gmlvm.validation import check_number, check_positive_int, check_shape
+
+
+class GaussianMixturePrior(nn.Module):
+    r"""A mixture of K diagonal Gaussians over codes of dimension D.
+
+    .. math:: p(z) = \sum_{k=1}^K p_D(k)\, N(z;\, m_k, \operatorname{diag} s_k^2)
+
+    The parameters are buffers: they move with the module and are saved with it, and are not trained.
+
+    Args:
+        loc: Means :math:`m_k`, shape (K, D), floating point and finite.
+        scale: Standard deviations :math:`s_k`, shape (K, D) or anything that broadcasts to it, positive.
+        logits: Unnormalised log weights, shape (K,). Uniform weights if left out.
+
+    Raises:
+        TypeError: If ``loc`` is not a floating-point tensor.
+        ValueError: If a shape does not fit, a value is not finite or a scale is not positive.
+
+    Source: Gaujac, Feige and Barber (2018), section 2; chapter "Training the GM-WAE".
+
+    Example:
+        >>> prior = GaussianMixturePrior(torch.zeros(1, 2), 1.0)
+        >>> round(prior.log_prob(torch.zeros(2)).item(), 4)  # -log(2 pi)
+        -1.8379
+    """
+
+    logits: Tensor
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, loc: Tensor, scale: Tensor | float = 1.0, logits: Tensor | None = None) -> None:
+        super().__init__()
+        check_shape("loc", loc, (None, None), " (num_components, latent_dim)")
+        if not loc.is_floating_point():
+            raise TypeError(f"loc must be floating point, got {loc.dtype}")
+        if loc.numel() == 0 or not bool(loc.isfinite().all()):
+            raise ValueError(f"loc must hold at least one component, all finite; got shape {tuple(loc.shape)}: {loc}")
+        scale = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)
+        try:
+            scale = scale.expand(loc.shape).clone()
+        except RuntimeError:
+            raise ValueError(f"scale must broadcast to {tuple(loc.shape)}, got shape {tuple(scale.shape)}") from None
+        if not bool((scale.isfinite() & (scale > 0)).all()):
+            raise ValueError(f"scale must be positive and finite, got values from {scale.min()} to {scale.max()}")
+        if logits is None:
+            logits = loc.new_zeros(len(loc))
+        check_shape("logits", logits, (len(loc),), " (num_components,)")
+        if not bool(logits.isfinite().all()):
+            raise ValueError(f"logits must be finite, got {logits}")
+        self.register_buffer("logits", logits.to(loc).log_softmax(0))
+        self.register_buffer("loc", loc.clone())
+        self.register_buffer("scale", scale)
+
+    @classmethod
+    def simplex(
+        cls, num_components: int, latent_dim: int, edge: float = 4.0, scale: float = 1.0
+    ) -> GaussianMixturePrior:
+        r"""Equal weights, one scale, and means that are vertices of a regular simplex around the origin.
+
+        Every pair of means is ``edge`` apart, which needs K :math:`\le` D + 1. In the plane (D = 2) more
+        components are set on a circle, neighbours ``edge`` apart.
+
+        Args:
+            num_components: K, at least 1.
+            latent_dim: D, at least 1.
+            edge: Distance between means, in units of z, positive.
+            scale: Standard deviation of every component in every direction, positive.
+
+        Returns:
+            The prior, with means of shape (K, D).
+
+        Raises:
+            TypeError: If a size is not an integer.
+            ValueError: If a size, ``edge`` or ``scale`` is out of range, or K > D + 1 with D other than 2.
+
+        Source: notation page; chapter "Training the GM-WAE".
+
+        Example:
+            >>> loc = GaussianMixturePrior.simplex(3, 2, edge=4.0).loc
+            >>> torch.pdist(loc).round(decimals=4)
+            tensor([4., 4., 4.])
+        """
+        check_positive_int("num_components", num_components)
+        check_positive_int("latent_dim", latent_dim)
+        check_number("edge", edge, exclusive=True)
+        check_number("scale", scale, exclusive=True)
+        if num_components <= latent_dim + 1:
+            loc = _regular_simplex(num_components, latent_dim) * edge
+        elif latent_dim == 2:
+            angle = 2 * math.pi * torch.arange(num_components, dtype=torch.float64) / num_components
+            radius = edge / (2 * math.sin(math.pi / num_components))
+            loc = radius * torch.stack([angle.cos(), angle.sin()], dim=1)
+        else:
+            raise ValueError(
+                f"a regular simplex of {num_components} means needs latent_dim >= {num_components - 1}, "
+                f"got {latent_dim} (in latent_dim 2 any number of means is set on a circle)"
+            )
+        return cls(loc.to(torch.get_default_dtype()), scale)
+
+    @property
+    def num_components(self) -> int:
+        """K, the number of components."""
+        return self.loc.shape[0]
+
+    @property
+    def latent_dim(self) -> int:
+        """D, the dimension of a code."""
+        return self.loc.shape[1]
+
+    @property
+    def probs(self) -> Tensor:
+        """Weights :math:`p_D(k)`, shape (K,), summing to one."""
+        return self.logits.exp()
+
+    def component_log_prob(self, z: Tensor) -> Tensor:
+        r"""Log density of each component, :math:`\log N(z; m_k, \operatorname{diag} s_k^2)`.
+
+        Args:
+            z: Codes, shape (..., D).
+
+        Returns:
+            Nats, shape (..., K): one value for each code and component, summed over D.
+
+        Raises:
+            ValueError: If the last axis of ``z`` is not D.
+
+        Source: notation page; chapter "Training the GM-WAE".
+        """
+        self._check_codes(z)
+        return Independent(Normal(self.loc, self.scale), 1).log_prob(z.unsqueeze(-2))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        r"""Log density of the mixture, :math:`\log \sum_k p_D(k) N(z; m_k, \operatorname{diag} s_k^2)`.
+
+        Args:
+            z: Codes, shape (..., D).
+
+        Returns:
+            Nats, shape (...): one exact value for each code.
+
+        Raises:
+            ValueError: If the last axis of ``z`` is not D.
+
+        Source: notation page; chapter "Training the GM-WAE".
+        """
+        self._check_codes(z)
+        components = Independent(Normal(self.loc, self.scale), 1)
+        return MixtureSameFamily(Categorical(logits=self.logits), components).log_prob(z)
+
+    def sample_component(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw component indices from the weights.
+
+        Args:
+            n: How many, at least 1.
+            generator: Source of randomness, on the prior's device; torch's global one if left out.
+
+        Returns:
+            Indices k, int64, shape (n,).
+
+        Raises:
+            TypeError: If ``n`` is not an integer.
+            ValueError: If ``n`` is below 1.
+
+        Source: chapter "Training the GM-WAE".
+        """
+        check_positive_int("n", n)
+        return torch.multinomial(self.probs, n, replacement=True, generator=generator)
+
+    def sample(
+        self,
+        n: int,
+        component: int | Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        r"""Draw codes: first k, then :math:`z = m_k + \text{temperature} \cdot s_k\, \epsilon`.
+
+        Args:
+            n: How many codes, at least 1.
+            component: One component for all codes, or n indices (int64, shape (n,)); drawn from the
+                weights if left out.
+            temperature: Factor on every standard deviation, at least 0: 0.5 stays near the modes.
+            generator: Source of randomness, on the prior's device; torch's global one if left out.
+
+        Returns:
+            Codes z, shape (n, D).
+
+        Raises:
+            TypeError: If ``n`` is not an integer or ``component`` neither an integer nor an int64 tensor.
+            ValueError: If ``n``, ``component`` or ``temperature`` is out of range.
+
+        Source: Gaujac, Feige and Barber (2018), figure 2; chapter "Training the GM-WAE".
+        """
+        check_positive_int("n", n)
+        check_number("temperature", temperature)
+        k = self.sample_component(n, generator) if component is None else self._check_component(component, n)
+        noise = torch.randn(n, self.latent_dim, generator=generator, device=self.loc.device, dtype=self.loc.dtype)
+        return self.loc[k] + temperature * self.scale[k] * noise
+
+    def extra_repr(self) -> str:
+        """Sizes for ``repr``."""
+        return f"num_components={self.num_components}, latent_dim={self.latent_dim}"
+
+    def _check_codes(self, z: Tensor) -> None:
+        if z.ndim == 0 or z.shape[-1] != self.latent_dim:
+            raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
+
+    def _check_component(self, component: int | Tensor, n: int) -> Tensor:
+        if isinstance(component, int) and not isinstance(component, bool):
+            k = torch.full((n,), component, device=self.loc.device)
+        elif isinstance(component, Tensor) and component.dtype == torch.int64:
+            k = check_shape("component", component, (n,), " (n,)").to(self.loc.device)
+        else:
+            raise TypeError(f"component must be an integer or an int64 tensor, got {component!r}")
+        if int(k.min()) < 0 or int(k.max()) >= self.num_components:
+            raise ValueError(f"component must lie in 0..{self.num_components - 1}, got {component}")
+        return k
+
+
+def _regular_simplex(num_components: int, latent_dim: int) -> Tensor:
+    """Vertices with unit edges, centred on the origin: float64, shape (K, D).
+
+    Added one axis at a time: vertex k stands above the centroid of the k vertices before it, at the
+    height that makes all distances one.
+    """
+    loc = torch.zeros(num_components, latent_dim, dtype=torch.float64)
+    for k in range(1, num_components):
+        loc[k] = loc[:k].mean(0)
+        loc[k, k - 1] = math.sqrt((k + 1) / (2 * k))
+    return loc - loc.mean(0)
