@@ -1,0 +1,213 @@
+r"""What training minimises: the VAE's negative ELBO, and the WAE's transport cost with its penalty."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gmlvm.divergences import (
+    DEFAULT_FACTORS,
+    DIVERGENCES,
+    InverseMultiquadratic,
+    categorical_kl,
+    gaussian_kl,
+    squared_mmd,
+)
+from gmlvm.expectations import Dense, Expectation, Selection, Truncated
+from gmlvm.model import GMLVM
+from gmlvm.validation import as_unit_interval, check_choice, check_number, check_positive_int
+
+
+class VAETerms(NamedTuple):
+    """Terms of the negative ELBO, scalars in nats per image, each a mean over the batch.
+
+    Attributes:
+        loss: reconstruction + beta (kl_z + kl_k).
+        reconstruction: Expected negative log-likelihood, summed over pixels.
+        kl_z: Expected KL of q_C(z|k,x) from p_C(z|k).
+        kl_k: KL of q_D(k|x) from p_D.
+    """
+
+    loss: Tensor
+    reconstruction: Tensor
+    kl_z: Tensor
+    kl_k: Tensor
+
+
+class WAETerms(NamedTuple):
+    """Terms of the relaxed transport cost, scalars, each a mean over the batch.
+
+    Attributes:
+        loss: reconstruction_weight * reconstruction + penalty_weight * divergence.
+        reconstruction: Expected squared error, summed over pixels, in squared pixel units per image.
+        divergence: Unbiased squared MMD, without unit; it can be negative.
+    """
+
+    loss: Tensor
+    reconstruction: Tensor
+    divergence: Tensor
+
+
+class Objective(ABC):
+    """A loss with named terms. Calling it on a model and a batch gives the terms; ``loss`` comes first.
+
+    Source: chapter "Training the GM-WAE".
+    """
+
+    #: Names of the terms, in order.
+    term_names: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def __call__(self, model: GMLVM, x: Tensor, generator: torch.Generator | None = None) -> VAETerms | WAETerms:
+        """Compute the terms.
+
+        Args:
+            model: The model.
+            x: Images, (B, C, H, W), ``uint8`` or floating point in [0, 1], on the model's device.
+            generator: Source of randomness, on the model's device; torch's global one if left out.
+
+        Returns:
+            Named scalars, means over the batch; ``loss``, which is to be minimised, comes first.
+
+        Raises:
+            TypeError: If ``x`` has another dtype.
+            ValueError: If ``x`` has another shape or lies outside [0, 1].
+        """
+
+
+@dataclass(frozen=True)
+class VAE(Objective):
+    r"""Negative evidence lower bound with the sum over k taken exactly, in nats per image.
+
+    .. math::
+        -ELBO = \sum_k q_D(k|x) \left( -E_{q_C} \log p_G(x|z) + \beta\, KL(q_C(z|k,x) \,\|\, p_C(z|k)) \right)
+            + \beta\, KL(q_D(k|x) \,\|\, p_D)
+
+    with one reparametrised sample of z for each k. The likelihood is Bernoulli on logits, summed over
+    pixels; grey levels are taken as probabilities, so such values compare with one another only.
+
+    Args:
+        beta: Weight of both KL terms, at least 0; 1 is the bound itself.
+        expectation: Which terms of the sum over k are decoded; all of them by default.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If ``beta`` is negative or not finite.
+
+    Source: Gaujac, Feige and Barber (2018), section 2; chapter "Training the GM-WAE".
+    """
+
+    term_names: ClassVar[tuple[str, ...]] = VAETerms._fields
+
+    beta: float = 1.0
+    expectation: Expectation = field(default_factory=Dense)
+
+    def __post_init__(self) -> None:
+        check_number("beta", self.beta)
+        _check_expectation(self.expectation)
+
+    def __call__(self, model: GMLVM, x: Tensor, generator: torch.Generator | None = None) -> VAETerms:
+        """Compute the terms of the negative ELBO; see :class:`Objective`."""
+        posterior, prior = model.posterior(x), model.prior
+        log_probs = posterior.log_probs
+        chosen = self.expectation.select(log_probs)
+        z = posterior.sample(generator)[chosen.image, chosen.component]  # (N, D)
+        pixels = as_unit_interval("x", x).to(z.dtype)[chosen.image]
+        error = F.binary_cross_entropy_with_logits(model.decoder_logits(z), pixels, reduction="none")
+        reconstruction = _batch_mean(chosen, error, len(x))
+        kl_z = gaussian_kl(posterior.loc, posterior.scale, prior.loc, prior.scale)  # (B, K)
+        kl_z = (log_probs.exp() * kl_z).sum(1).mean()
+        kl_k = categorical_kl(log_probs, prior.logits).mean()
+        return VAETerms(reconstruction + self.beta * (kl_z + kl_k), reconstruction, kl_z, kl_k)
+
+
+@dataclass(frozen=True)
+class WAE(Objective):
+    r"""Transport cost from data to model, with the constraint on the codes relaxed to a penalty.
+
+    .. math::
+        w \sum_k q_D(k|x)\, E_{q_C} \lVert x - G(z) \rVert^2 + \lambda\, MMD^2(Q, P)
+
+    where w is ``reconstruction_weight``, :math:`\lambda` is ``penalty_weight``, Q is the aggregated posterior
+    and P the prior; on pairs (k, z) if the divergence is ``"joint"``, on z alone if ``"marginal"``.
+
+    Args:
+        penalty_weight: :math:`\lambda`, at least 0.
+        divergence: ``"joint"`` or ``"marginal"``.
+        reconstruction_weight: w, at least 0. The optimiser sees little but the ratio of the two weights.
+        expectation: Which terms of the sum over k are decoded; those above 0.001 by default.
+        factors: Kernel constants in units of the prior's mean squared distance within a component.
+        prior_samples: Samples drawn from each prior component at each step, at least 2.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a weight is negative or not finite, ``divergence`` is unknown, a factor is not positive
+            or ``prior_samples`` is below 2.
+
+    Source: Tolstikhin et al. (2018), equation 4; Gaujac, Feige and Barber (2018), section 3;
+    chapter "Training the GM-WAE".
+    """
+
+    term_names: ClassVar[tuple[str, ...]] = WAETerms._fields
+
+    penalty_weight: float
+    divergence: str = "joint"
+    reconstruction_weight: float = 1.0
+    expectation: Expectation = field(default_factory=Truncated)
+    factors: tuple[float, ...] = DEFAULT_FACTORS
+    prior_samples: int = 16
+
+    def __post_init__(self) -> None:
+        check_number("penalty_weight", self.penalty_weight)
+        check_number("reconstruction_weight", self.reconstruction_weight)
+        check_choice("divergence", self.divergence, DIVERGENCES)
+        _check_expectation(self.expectation)
+        InverseMultiquadratic(self.factors)  # checks them
+        check_positive_int("prior_samples", self.prior_samples, minimum=2)
+
+    def __call__(self, model: GMLVM, x: Tensor, generator: torch.Generator | None = None) -> WAETerms:
+        """Compute the transport cost and the penalty; see :class:`Objective`."""
+        posterior = model.posterior(x)
+        log_probs = posterior.log_probs
+        chosen = self.expectation.select(log_probs)
+        z = posterior.sample(generator)  # (B, K, D)
+        images = model.decoder_logits(z[chosen.image, chosen.component]).sigmoid()
+        error = (images - as_unit_interval("x", x).to(z.dtype)[chosen.image]).square()
+        reconstruction = _batch_mean(chosen, error, len(x))
+        divergence = self.penalty(model, log_probs.exp(), z, generator)
+        loss = self.reconstruction_weight * reconstruction + self.penalty_weight * divergence
+        return WAETerms(loss, reconstruction, divergence)
+
+    def penalty(self, model: GMLVM, probs: Tensor, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Unbiased squared MMD of codes against fresh samples of the prior.
+
+        Args:
+            model: The model, for its prior.
+            probs: q_D(k|x), shape (B, K).
+            z: One code for each image and component, shape (B, K, D).
+            generator: Source of randomness.
+
+        Returns:
+            A scalar without unit; see :func:`gmlvm.divergences.squared_mmd`.
+        """
+        prior = model.prior
+        component = torch.arange(prior.num_components, device=z.device).repeat_interleave(self.prior_samples)
+        prior_z = prior.sample(len(component), component, generator=generator)  # (K M, D)
+        prior_z = prior_z.unflatten(0, (prior.num_components, self.prior_samples))
+        kernel = InverseMultiquadratic.for_prior(prior, self.factors)
+        return squared_mmd(probs, z, prior.probs, prior_z, kernel, self.divergence)
+
+
+def _batch_mean(chosen: Selection, error: Tensor, batch: int) -> Tensor:
+    """Weighted sum of per-pixel errors (N, C, H, W) over terms and pixels, as a mean over the batch."""
+    return (chosen.weight * error.flatten(1).sum(1)).sum() / batch
+
+
+def _check_expectation(expectation: object) -> None:
+    if not isinstance(expectation, Expectation):
+        raise TypeError(f"expectation must be an Expectation such as Dense() or Truncated(), got {expectation!r}")
