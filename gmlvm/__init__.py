@@ -1,0 +1,31 @@
+"""Gaussian-mixture latent variable models, trained as variational or Wasserstein autoencoders."""
+
+from gmlvm import datasets, divergences, expectations, metrics, networks, plots
+from gmlvm.metrics import Report, evaluate
+from gmlvm.model import GMLVM, Architecture, Posterior
+from gmlvm.objectives import VAE, WAE, Objective
+from gmlvm.prior import GaussianMixturePrior
+from gmlvm.training import History, cosine, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GMLVM",
+    "VAE",
+    "WAE",
+    "Architecture",
+    "GaussianMixturePrior",
+    "History",
+    "Objective",
+    "Posterior",
+    "Report",
+    "cosine",
+    "datasets",
+    "divergences",
+    "evaluate",
+    "expectations",
+    "fit",
+    "metrics",
+    "networks",
+    "plots",
+]

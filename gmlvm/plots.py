@@ -1,0 +1,177 @@
+"""Figures in one style. Every function takes arrays and an axis, draws on it, and gives it back.
+
+Nothing here knows of models or data sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+#: Okabe and Ito's palette, told apart with any colour vision; ten entries, the last two greys.
+PALETTE = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000", "#999999", "#555555",
+)  # fmt: skip
+#: Line styles that go with the palette, so that curves differ without colour as well.
+LINE_STYLES = ("-", "--", "-.", ":")
+
+
+def use_style() -> None:
+    """Set the book's figure style for this session: palette, sizes, light grid.
+
+    Source: chapter "Training the GM-WAE".
+    """
+    plt.rcParams.update(
+        {
+            "axes.prop_cycle": plt.cycler(color=PALETTE),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "grid.linewidth": 0.6,
+            "axes.axisbelow": True,
+            "axes.titlesize": "medium",
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "savefig.dpi": 100,
+            "image.cmap": "gray",
+            "legend.frameon": False,
+        }
+    )
+
+
+def image_grid(images: ArrayLike, ax: Axes | None = None, gap: int = 2) -> Axes:
+    """Images side by side, in rows and columns.
+
+    Args:
+        images: Values in [0, 1], shape (rows, columns, C, H, W) with C 1 or 3.
+        ax: Where to draw; the current axis if left out.
+        gap: Pixels between images.
+
+    Returns:
+        The axis, with a column's centre at each x tick and a row's at each y tick, ticks hidden.
+
+    Raises:
+        ValueError: If the shape does not fit.
+
+    Source: Gaujac, Feige and Barber (2018), figure 2; chapter "Training the GM-WAE".
+    """
+    array = np.asarray(images, dtype=float)
+    if array.ndim != 5 or array.shape[2] not in (1, 3) or array.size == 0:
+        raise ValueError(f"images must have shape (rows, columns, C, H, W) with C 1 or 3, got {array.shape}")
+    rows, columns, channels, height, width = array.shape
+    canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels))
+    for row in range(rows):
+        for column in range(columns):
+            top, left = row * (height + gap), column * (width + gap)
+            canvas[top : top + height, left : left + width] = array[row, column].transpose(1, 2, 0)
+    ax = ax or plt.gca()
+    ax.imshow(canvas.squeeze(-1) if channels == 1 else canvas, vmin=0, vmax=1, interpolation="nearest")
+    ax.set_xticks([column * (width + gap) + (width - 1) / 2 for column in range(columns)], [])
+    ax.set_yticks([row * (height + gap) + (height - 1) / 2 for row in range(rows)], [])
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def reconstruction_grid(x: ArrayLike, x_hat: ArrayLike, columns: int = 10, ax: Axes | None = None) -> Axes:
+    """Data in the odd rows (the first, the third ...), its reconstructions below in the even ones.
+
+    Args:
+        x: Data in [0, 1], shape (N, C, H, W), N a multiple of ``columns``.
+        x_hat: Reconstructions, of the same shape.
+        columns: Images in each row.
+        ax: Where to draw; the current axis if left out.
+
+    Returns:
+        The axis, with the rows named.
+
+    Raises:
+        ValueError: If the shapes differ or N is no multiple of ``columns``.
+
+    Source: Gaujac, Feige and Barber (2018), figure 2a; chapter "Training the GM-WAE".
+    """
+    data, reconstructions = np.asarray(x, dtype=float), np.asarray(x_hat, dtype=float)
+    if data.shape != reconstructions.shape:
+        raise ValueError(f"x and x_hat must have the same shape, got {data.shape} and {reconstructions.shape}")
+    if data.ndim != 4 or len(data) == 0 or len(data) % columns:
+        raise ValueError(f"x must have shape (N, C, H, W) with N a multiple of {columns}, got {data.shape}")
+    pairs = np.stack([data, reconstructions]).reshape(2, -1, columns, *data.shape[1:])  # (2, rows, columns, C, H, W)
+    rows = pairs.swapaxes(0, 1).reshape(-1, columns, *data.shape[1:])
+    ax = image_grid(rows, ax)
+    ax.set_yticks(ax.get_yticks(), ["data", "model"] * (len(rows) // 2))
+    return ax
+
+
+def posterior_heatmap(
+    matrix: ArrayLike, ax: Axes | None = None, *, label_names: Sequence[str] = (), component_names: Sequence[str] = ()
+) -> Axes:
+    """Mean q_D(k|x) for each label as shades, with the larger values written in.
+
+    Args:
+        matrix: Shape (labels, K), values in [0, 1].
+        ax: Where to draw; the current axis if left out.
+        label_names: Names of the rows; their numbers if left out.
+        component_names: Names of the columns; their numbers if left out.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ValueError: If the shape does not fit.
+
+    Source: Gaujac, Feige and Barber (2018), figure 5; chapter "Training the GM-WAE".
+    """
+    values = np.asarray(matrix, dtype=float)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"matrix must have shape (labels, K), got {values.shape}")
+    ax = ax or plt.gca()
+    ax.imshow(values, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if value >= 0.05:
+            shade = "black" if value > 0.6 else "white"
+            ax.text(column, row, f"{value:.2f}".lstrip("0"), ha="center", va="center", color=shade, fontsize=8)
+    ax.set_xticks(range(values.shape[1]), component_names or range(values.shape[1]))
+    ax.set_yticks(range(values.shape[0]), label_names or range(values.shape[0]))
+    ax.set(xlabel="component k", ylabel="label")
+    ax.grid(False)
+    return ax
+
+
+def learning_curves(terms: Mapping[str, ArrayLike], ax: Axes | None = None, *, smooth: int = 50, **kwargs: Any) -> Axes:
+    """One curve for each term: a running mean over the steps.
+
+    Args:
+        terms: Arrays of shape (steps,), by name.
+        ax: Where to draw; the current axis if left out.
+        smooth: Steps in the running mean, at least 1.
+        **kwargs: Passed on to ``Axes.plot``.
+
+    Returns:
+        The axis, with a legend where there is more than one term.
+
+    Raises:
+        ValueError: If there are no terms, or one has fewer values than ``smooth``.
+
+    Source: Gaujac, Feige and Barber (2018), figure 1; chapter "Training the GM-WAE".
+    """
+    if not terms:
+        raise ValueError("terms must name at least one array, got none")
+    ax = ax or plt.gca()
+    for index, (name, values) in enumerate(terms.items()):
+        array = np.asarray(values, dtype=float)
+        if array.ndim != 1 or not 1 <= smooth <= len(array):
+            raise ValueError(f"{name} must have shape (steps,) with steps >= smooth = {smooth}, got {array.shape}")
+        means = np.convolve(array, np.full(smooth, 1 / smooth), mode="valid")
+        style = {"linestyle": LINE_STYLES[index % len(LINE_STYLES)], "label": name, **kwargs}
+        ax.plot(np.arange(smooth, len(array) + 1), means, **style)
+    ax.set_xlabel("step")
+    if len(terms) > 1:
+        ax.legend()
+    return ax
