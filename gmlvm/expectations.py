@@ -18,6 +18,8 @@ class Selection(NamedTuple):
         image: Index of the image, int64, shape (N,).
         component: Index k, int64, shape (N,).
         weight: Weight of the term, shape (N,), differentiable in q_D.
+
+    Source: chapter "Training the GM-WAE".
     """
 
     image: Tensor

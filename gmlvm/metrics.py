@@ -154,7 +154,7 @@ def match_components(assigned: np.ndarray, labels: np.ndarray, num_components: i
         raise ValueError(f"assigned and labels must have the same length, got {len(assigned)} and {len(labels)}")
     counts = np.zeros((num_components, int(labels.max()) + 1), dtype=np.int64)
     np.add.at(counts, (assigned, labels), 1)
-    matched = counts.argmax(1)
+    matched: np.ndarray = counts.argmax(1)
     rows, columns = linear_sum_assignment(counts, maximize=True)
     matched[rows] = columns
     return matched

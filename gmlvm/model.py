@@ -96,7 +96,14 @@ class Architecture:
         check_choice("networks", self.networks, ("mlp", "conv"))
 
     def build(self, prior: GaussianMixturePrior) -> GMLVM:
-        """Build the networks with PyTorch's own start, around a prior of the same K and D."""
+        """Build the networks with PyTorch's own start.
+
+        Args:
+            prior: The prior, of the same K and D.
+
+        Returns:
+            The untrained model.
+        """
         shape, k, d = self.image_shape, self.num_components, self.latent_dim
         if self.networks == "mlp":
             discrete = nets.mlp_discrete_encoder(shape, k, self.hidden_dim)

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
@@ -28,7 +29,7 @@ def use_style() -> None:
     """
     plt.rcParams.update(
         {
-            "axes.prop_cycle": plt.cycler(color=PALETTE),
+            "axes.prop_cycle": cycler(color=PALETTE),
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
@@ -137,8 +138,9 @@ def posterior_heatmap(
         if value >= 0.05:
             shade = "black" if value > 0.6 else "white"
             ax.text(column, row, f"{value:.2f}".lstrip("0"), ha="center", va="center", color=shade, fontsize=8)
-    ax.set_xticks(range(values.shape[1]), component_names or range(values.shape[1]))
-    ax.set_yticks(range(values.shape[0]), label_names or range(values.shape[0]))
+    labels, components = values.shape
+    ax.set_xticks(range(components), component_names or map(str, range(components)))
+    ax.set_yticks(range(labels), label_names or map(str, range(labels)))
     ax.set(xlabel="component k", ylabel="label")
     ax.grid(False)
     return ax

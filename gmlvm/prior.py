@@ -130,7 +130,7 @@ class GaussianMixturePrior(nn.Module):
             z: Codes, shape (..., D).
 
         Returns:
-            Nats, shape (..., K): one value for each code and component, summed over D.
+            Nats, shape (..., K), one value for each code and component, summed over D.
 
         Raises:
             ValueError: If the last axis of ``z`` is not D.
@@ -138,7 +138,8 @@ class GaussianMixturePrior(nn.Module):
         Source: notation page; chapter "Training the GM-WAE".
         """
         self._check_codes(z)
-        return Independent(Normal(self.loc, self.scale), 1).log_prob(z.unsqueeze(-2))
+        log_prob: Tensor = Independent(Normal(self.loc, self.scale), 1).log_prob(z.unsqueeze(-2))
+        return log_prob
 
     def log_prob(self, z: Tensor) -> Tensor:
         r"""Log density of the mixture, :math:`\log \sum_k p_D(k) N(z; m_k, \operatorname{diag} s_k^2)`.
@@ -147,7 +148,7 @@ class GaussianMixturePrior(nn.Module):
             z: Codes, shape (..., D).
 
         Returns:
-            Nats, shape (...): one exact value for each code.
+            Nats, shape (...), one exact value for each code.
 
         Raises:
             ValueError: If the last axis of ``z`` is not D.
@@ -156,7 +157,8 @@ class GaussianMixturePrior(nn.Module):
         """
         self._check_codes(z)
         components = Independent(Normal(self.loc, self.scale), 1)
-        return MixtureSameFamily(Categorical(logits=self.logits), components).log_prob(z)
+        log_prob: Tensor = MixtureSameFamily(Categorical(logits=self.logits), components).log_prob(z)
+        return log_prob
 
     def sample_component(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw component indices from the weights.

@@ -241,7 +241,7 @@ def _check(model: Any, objective: Any, data: Any, batch_size: Any, steps: Any, c
     """Raise for arguments of :func:`fit` that do not fit together."""
     for name, value, kind in (("model", model, GMLVM), ("objective", objective, Objective), ("data", data, ImageData)):
         if not isinstance(value, kind):
-            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+            raise TypeError(f"{name} must be of type {kind.__name__}, got {type(value).__name__}")
     if data.image_shape != model.image_shape:
         raise ValueError(f"the model is for images of shape {model.image_shape}, the data has {data.image_shape}")
     check_positive_int("steps", steps)

@@ -6,6 +6,9 @@ import torch
 
 from gmlvm import GMLVM, GaussianMixturePrior, datasets
 
+# The models here are tiny: one thread is fastest, and repeats bit for bit.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def mnist():

@@ -111,9 +111,9 @@ CASES = {
     "match one image": (lambda: MODEL.match_prior(X[:1]), ValueError, "at least 2 images, got 1"),
     "match noise": (lambda: MODEL.match_prior(X, noise=0.0), ValueError, "noise must be"),
     # training and evaluation
-    "fit model": (lambda: train(model=nn.Linear(2, 2)), TypeError, "model must be a GMLVM, got Linear"),
-    "fit objective": (lambda: train(objective="vae"), TypeError, "objective must be a Objective, got str"),
-    "fit data": (lambda: train(data=X), TypeError, "data must be a ImageData, got Tensor"),
+    "fit model": (lambda: train(model=nn.Linear(2, 2)), TypeError, "model must be of type GMLVM, got Linear"),
+    "fit objective": (lambda: train(objective="vae"), TypeError, "objective must be of type Objective, got str"),
+    "fit data": (lambda: train(data=X), TypeError, "data must be of type ImageData, got Tensor"),
     "fit sizes": (
         lambda: train(data=datasets.from_arrays(np.zeros((4, 5, 5)))), ValueError, r"shape \(1, 6, 5\), the data has \(1, 5, 5\)"
     ),
