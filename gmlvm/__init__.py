@@ -1,6 +1,6 @@
 """Gaussian-mixture latent variable models, trained as variational or Wasserstein autoencoders."""
 
-from gmlvm import datasets, divergences, expectations, metrics, networks, plots
+from gmlvm import datasets, divergences, expectations, metrics, networks, plots, smoothness
 from gmlvm.metrics import Report, evaluate
 from gmlvm.model import GMLVM, Architecture, Posterior
 from gmlvm.objectives import VAE, WAE, Objective
@@ -28,4 +28,5 @@ __all__ = [
     "metrics",
     "networks",
     "plots",
+    "smoothness",
 ]

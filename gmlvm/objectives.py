@@ -20,6 +20,7 @@ from gmlvm.divergences import (
 )
 from gmlvm.expectations import Dense, Expectation, Selection, Truncated
 from gmlvm.model import GMLVM
+from gmlvm.smoothness import adversarial_change
 from gmlvm.validation import as_unit_interval, check_choice, check_number, check_positive_int
 
 
@@ -43,14 +44,18 @@ class WAETerms(NamedTuple):
     """Terms of the relaxed transport cost, scalars, each a mean over the batch.
 
     Attributes:
-        loss: reconstruction_weight * reconstruction + penalty_weight * divergence.
+        loss: reconstruction_weight * reconstruction + penalty_weight * divergence
+            + smoothness_weight * roughness.
         reconstruction: Expected squared error, summed over pixels, in squared pixel units per image.
         divergence: Unbiased squared MMD, without unit; it can be negative.
+        roughness: Change of q_D(k|x) under the worst small perturbation of x, nats; zero where its weight is,
+            as it is then not computed.
     """
 
     loss: Tensor
     reconstruction: Tensor
     divergence: Tensor
+    roughness: Tensor
 
 
 class Objective(ABC):
@@ -132,9 +137,12 @@ class WAE(Objective):
 
     .. math::
         w \sum_k q_D(k|x)\, E_{q_C} \lVert x - G(z) \rVert^2 + \lambda\, MMD^2(Q, P)
+            + \gamma\, KL\big(q_D(\cdot|x) \,\|\, q_D(\cdot|x + r)\big)
 
     where w is ``reconstruction_weight``, :math:`\lambda` is ``penalty_weight``, Q is the aggregated posterior
-    and P the prior; on pairs (k, z) if the divergence is ``"joint"``, on z alone if ``"marginal"``.
+    and P the prior; on pairs (k, z) if the divergence is ``"joint"``, on z alone if ``"marginal"``. The last
+    term, with :math:`\gamma` for ``smoothness_weight`` and r the worst perturbation of length
+    ``smoothness_radius``, is no part of the paper's objective and is off by default.
 
     Args:
         penalty_weight: :math:`\lambda`, at least 0.
@@ -143,13 +151,16 @@ class WAE(Objective):
         expectation: Which terms of the sum over k are decoded; those above 0.001 by default.
         factors: Kernel constants in units of the prior's mean squared distance within a component.
         prior_samples: Samples drawn from each prior component at each step, at least 2.
+        smoothness_weight: :math:`\gamma`, at least 0.
+        smoothness_radius: Length of the perturbation, in units of x, positive; see
+            :func:`gmlvm.smoothness.adversarial_change`.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a weight is negative or not finite, ``divergence`` is unknown, a factor is not positive
-            or ``prior_samples`` is below 2.
+        ValueError: If a weight is negative or not finite, ``divergence`` is unknown, a factor or the radius is
+            not positive or ``prior_samples`` is below 2.
 
-    Source: Tolstikhin et al. (2018), equation 4; Gaujac, Feige and Barber (2018), section 3;
+    Source: Tolstikhin et al. (2018), equation 4; Gaujac, Feige and Barber (2018), section 3; Miyato et al. (2019);
     chapter "Training the GM-WAE".
     """
 
@@ -161,6 +172,8 @@ class WAE(Objective):
     expectation: Expectation = field(default_factory=Truncated)
     factors: tuple[float, ...] = DEFAULT_FACTORS
     prior_samples: int = 16
+    smoothness_weight: float = 0.0
+    smoothness_radius: float = 2.0
 
     def __post_init__(self) -> None:
         check_number("penalty_weight", self.penalty_weight)
@@ -169,19 +182,29 @@ class WAE(Objective):
         _check_expectation(self.expectation)
         InverseMultiquadratic(self.factors)  # checks them
         check_positive_int("prior_samples", self.prior_samples, minimum=2)
+        check_number("smoothness_weight", self.smoothness_weight)
+        check_number("smoothness_radius", self.smoothness_radius, exclusive=True)
 
     def __call__(self, model: GMLVM, x: Tensor, generator: torch.Generator | None = None) -> WAETerms:
-        """Compute the transport cost and the penalty; see :class:`Objective`."""
+        """Compute the transport cost, the penalty and the roughness; see :class:`Objective`."""
         posterior = model.posterior(x)
+        x = as_unit_interval("x", x).to(posterior.loc.dtype)
         log_probs = posterior.log_probs
         chosen = self.expectation.select(log_probs)
         z = posterior.sample(generator)  # (B, K, D)
         images = model.decoder_logits(z[chosen.image, chosen.component]).sigmoid()
-        error = (images - as_unit_interval("x", x).to(z.dtype)[chosen.image]).square()
+        error = (images - x[chosen.image]).square()
         reconstruction = _batch_mean(chosen, error, len(x))
         divergence = self.penalty(model, log_probs.exp(), z, generator)
-        loss = self.reconstruction_weight * reconstruction + self.penalty_weight * divergence
-        return WAETerms(loss, reconstruction, divergence)
+        roughness = torch.zeros_like(divergence)
+        if self.smoothness_weight > 0:
+            roughness = adversarial_change(model.discrete_encoder, x, self.smoothness_radius, generator)
+        loss = (
+            self.reconstruction_weight * reconstruction
+            + self.penalty_weight * divergence
+            + self.smoothness_weight * roughness
+        )
+        return WAETerms(loss, reconstruction, divergence, roughness)
 
     def penalty(self, model: GMLVM, probs: Tensor, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Unbiased squared MMD of codes against fresh samples of the prior.

@@ -55,7 +55,15 @@ def test_wae_agrees_with_an_independent_computation(double_model, x, divergence)
         constants,
         joint=divergence == "joint",
     )
-    np.testing.assert_allclose([t.item() for t in terms], [0.7 * error + 30 * mmd, error, mmd], rtol=1e-9)
+    np.testing.assert_allclose([t.item() for t in terms], [0.7 * error + 30 * mmd, error, mmd, 0], rtol=1e-9)
+
+
+def test_the_smoothness_term_is_weighted_and_added(double_model, x):
+    plain = WAE(30.0)(double_model, x, torch.Generator().manual_seed(0))
+    smooth = WAE(30.0, smoothness_weight=3.0)(double_model, x, torch.Generator().manual_seed(0))
+    assert smooth.roughness.item() > 0
+    assert smooth.reconstruction.item() == plain.reconstruction.item()
+    assert smooth.loss.item() == pytest.approx(plain.loss.item() + 3 * smooth.roughness.item(), rel=1e-12)
 
 
 def test_beta_zero_leaves_the_reconstruction(double_model, x):

@@ -21,11 +21,11 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("datasets", "divergences", "expectations", "metrics", "networks", "plots")
+MODULES = ("datasets", "divergences", "expectations", "metrics", "networks", "plots", "smoothness")
 # Each module imports only from those to its left.
 LAYERS = (
-    "validation", "prior", "networks", "storage", "model", "divergences", "expectations", "objectives", "datasets",
-    "checkpoints", "training", "metrics",
+    "validation", "prior", "networks", "storage", "model", "divergences", "expectations", "smoothness", "objectives",
+    "datasets", "checkpoints", "training", "metrics",
 )  # fmt: skip
 
 
@@ -132,7 +132,5 @@ def test_result_files_say_how_they_were_made(path):
 
 def test_the_package_imports_without_the_extras():
     # Colab installs the library alone: nothing in it may need the book's or the tests' packages.
-    code = (
-        "import sys; sys.modules.update(dict.fromkeys(['pytest', 'umap', 'myst_nb', 'yaml'])); import gmlvm"
-    )
+    code = "import sys; sys.modules.update(dict.fromkeys(['pytest', 'umap', 'myst_nb', 'yaml'])); import gmlvm"
     subprocess.run([sys.executable, "-c", code], check=True)
