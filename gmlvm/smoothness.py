@@ -51,11 +51,9 @@ def adversarial_change(
     with torch.enable_grad():
         probe = (radius * _PROBE_SHARE * _direction(noise)).requires_grad_()
         change = categorical_kl(target, logits(x + probe).log_softmax(-1)).sum()
-        gradient = (
-            torch.autograd.grad(change, probe, materialize_grads=True)[0]
-            if change.requires_grad
-            else torch.zeros_like(x)
-        )
+        gradient = torch.zeros_like(x)
+        if change.requires_grad:
+            (gradient,) = torch.autograd.grad(change, probe, materialize_grads=True)
     return categorical_kl(target, logits(x + radius * _direction(gradient)).log_softmax(-1)).mean()
 
 
