@@ -136,7 +136,7 @@ def match_components(assigned: np.ndarray, labels: np.ndarray, num_components: i
     Args:
         assigned: Component of each image, integers, shape (N,).
         labels: Label of each image, integers from 0, shape (N,).
-        num_components: K.
+        num_components: Number of components K, at least 1.
 
     Returns:
         Labels, int64, shape (K,). With fewer components than labels some labels stay without one.

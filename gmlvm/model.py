@@ -51,7 +51,7 @@ class Posterior:
         return self.logits.softmax(-1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        r"""Draw one code for each image and component, :math:`z = loc + scale \cdot \epsilon`.
+        r"""Draw one code for each image and component, :math:`z = \mathrm{loc} + \mathrm{scale} \cdot \epsilon`.
 
         Args:
             generator: Source of randomness, on the posterior's device; torch's global one if left out.
@@ -69,8 +69,8 @@ class Architecture:
 
     Attributes:
         image_shape: (C, H, W).
-        num_components: K.
-        latent_dim: D.
+        num_components: Number of components K, at least 1.
+        latent_dim: Dimension D of a code, at least 1.
         networks: ``"mlp"`` or ``"conv"``: kind of the discrete encoder and the decoder.
         hidden_dim: Hidden units of the discrete encoder and the decoder (``"mlp"`` alone).
         component_hidden_dim: Hidden units of each component's continuous encoder.
@@ -131,8 +131,8 @@ class GMLVM(nn.Module):
     r"""Gaussian-mixture latent variable model with amortised posteriors.
 
     .. math::
-        p(x, z, k) = p_D(k)\, N(z; m_k, s_k^2)\, p_G(x|z), \qquad
-        q(k, z|x) = q_D(k|x)\, N(z; loc_k(x), scale_k(x)^2)
+        p(x, z, k) &= p_D(k)\, N(z;\, m_k, s_k^2)\, p_G(x|z) \\
+        q(k, z|x) &= q_D(k|x)\, N(z;\, \mathrm{loc}_k(x), \mathrm{scale}_k(x)^2)
 
     The model knows nothing of how it is trained: see :class:`gmlvm.VAE`, :class:`gmlvm.WAE` and
     :func:`gmlvm.fit`. Most readers build it with :meth:`for_images`.
@@ -190,8 +190,8 @@ class GMLVM(nn.Module):
 
         Args:
             image_shape: (C, H, W).
-            num_components: K.
-            latent_dim: D.
+            num_components: Number of components K, at least 1.
+            latent_dim: Dimension D of a code, at least 1.
             seed: Seed of the weights; torch's global generator is left as it was.
             prior: A prior of K components in D dimensions; the simplex with edge 4 and scale 1 if left out.
             networks: ``"mlp"`` (fast) or ``"conv"`` (the original's).
@@ -302,7 +302,7 @@ class GMLVM(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         r"""One code for each image, without gradients: the mean of its most probable component.
 
-        .. math:: z = loc_{\hat k}(x), \quad \hat k = \arg\max_k q_D(k|x)
+        .. math:: z = \mathrm{loc}_{\hat k}(x), \quad \hat k = \arg\max_k q_D(k|x)
 
         Args:
             x: Images, (B, C, H, W), ``uint8`` or floating point in [0, 1].

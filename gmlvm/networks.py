@@ -25,7 +25,7 @@ def mlp_discrete_encoder(image_shape: tuple[int, int, int], num_components: int,
 
     Args:
         image_shape: (C, H, W).
-        num_components: K.
+        num_components: Number of components K, at least 1.
         hidden_dim: Units of the hidden layer.
 
     Returns:
@@ -47,7 +47,7 @@ def conv_discrete_encoder(image_shape: tuple[int, int, int], num_components: int
 
     Args:
         image_shape: (C, H, W).
-        num_components: K.
+        num_components: Number of components K, at least 1.
 
     Returns:
         A module from images (B, C, H, W) to logits (B, K).
@@ -70,15 +70,18 @@ def conv_discrete_encoder(image_shape: tuple[int, int, int], num_components: int
 class ComponentEncoder(nn.Module):
     r"""q_C(z|k,x) for every k: K separate perceptrons with one small hidden layer, as one batched product.
 
-    .. math:: h_k = \operatorname{relu}(W_k x + b_k), \quad loc_k = A_k h_k + a_k, \quad \log scale_k = C_k h_k + c_k
+    .. math::
+        h_k = \operatorname{relu}(W_k x + b_k), \quad
+        \mathrm{loc}_k = A_k h_k + a_k, \quad
+        \log \mathrm{scale}_k = C_k h_k + c_k
 
     Small hidden layers are what leaves the class to k: an encoder that can describe every image by z
     alone makes k redundant.
 
     Args:
         image_shape: (C, H, W).
-        num_components: K.
-        latent_dim: D.
+        num_components: Number of components K, at least 1.
+        latent_dim: Dimension D of a code, at least 1.
         hidden_dim: Units of each component's hidden layer; 16 in the original.
 
     Raises:
@@ -114,9 +117,9 @@ class ComponentEncoder(nn.Module):
     def match(self, x: Tensor, loc: Tensor, scale: Tensor, noise: float = 0.1) -> None:
         r"""Start so that the codes of component k have the mean and variance of prior component k.
 
-        Rescales the last layer, in closed form: over the images given, coordinate d of :math:`loc_k` gets
-        mean ``loc[k, d]`` and variance :math:`(1 - noise^2)\, scale_{kd}^2`, and the posterior's own
-        standard deviation becomes :math:`noise \cdot scale_{kd}` for every image. The two add up to the prior's
+        Rescales the last layer, in closed form: over the images given, coordinate d of :math:`\mathrm{loc}_k` gets
+        mean ``loc[k, d]`` and variance :math:`(1 - \mathrm{noise}^2)\, s_{kd}^2`, and the posterior's own
+        standard deviation becomes :math:`\mathrm{noise} \cdot s_{kd}` for every image. The two add up to the prior's
         variance. The original reached such a start by 1000 to 1500 steps of pretraining.
 
         Args:
@@ -151,7 +154,7 @@ def mlp_decoder(image_shape: tuple[int, int, int], latent_dim: int, hidden_dim: 
 
     Args:
         image_shape: (C, H, W).
-        latent_dim: D.
+        latent_dim: Dimension D of a code, at least 1.
         hidden_dim: Units of each hidden layer.
 
     Returns:
@@ -184,7 +187,7 @@ def conv_decoder(image_shape: tuple[int, int, int], latent_dim: int) -> nn.Modul
 
     Args:
         image_shape: (C, H, W).
-        latent_dim: D.
+        latent_dim: Dimension D of a code, at least 1.
 
     Returns:
         A module from codes (N, D) to logits (N, C, H, W).
