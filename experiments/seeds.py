@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from joblib import Parallel, delayed
 from sklearn.cluster import KMeans
+from tqdm.auto import tqdm
 
 from experiments.records import write_record
 from gmlvm import GMLVM, WAE, cosine, datasets, evaluate, fit, metrics
@@ -101,8 +102,8 @@ def main() -> None:
     if not arguments.output.parent.is_dir():
         parser.error(f"no folder {arguments.output.parent} to write {arguments.output.name} to")
     tasks = [(method, seed) for method in METHODS for seed in arguments.seeds]
-    results = Parallel(n_jobs=arguments.jobs, verbose=5)(delayed(run)(*task) for task in tasks)
-    figures = dict(zip(tasks, results, strict=True))
+    results = Parallel(n_jobs=arguments.jobs, return_as="generator")(delayed(run)(*task) for task in tasks)
+    figures = dict(zip(tasks, tqdm(results, total=len(tasks), unit="run"), strict=True))
     runs = [{"seed": seed, **{m: figures[m, seed] for m in METHODS}} for seed in arguments.seeds]
     command = f"python -m experiments.seeds --output {arguments.output.as_posix()} --seeds "
     write_record(arguments.output, command + " ".join(map(str, arguments.seeds)), SETTINGS, runs)
