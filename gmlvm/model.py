@@ -151,8 +151,6 @@ class GMLVM(nn.Module):
     Source: Gaujac, Feige and Barber (2018), section 2; chapter "Training the GM-WAE".
     """
 
-    fresh: Tensor
-
     def __init__(
         self,
         prior: GaussianMixturePrior,
@@ -169,8 +167,6 @@ class GMLVM(nn.Module):
         self.discrete_encoder = discrete_encoder
         self.continuous_encoder = continuous_encoder
         self.decoder = decoder
-        # True until training or a matched start has touched the weights; saved with them.
-        self.register_buffer("fresh", torch.tensor(True))
 
     @classmethod
     def for_images(
@@ -394,8 +390,8 @@ class GMLVM(nn.Module):
         """Give the continuous encoder its matched start on a batch of images.
 
         Afterwards the codes of component k have the mean and variance of prior component k. See
-        :meth:`gmlvm.networks.ComponentEncoder.match` for the formula. :func:`gmlvm.fit` calls it on a model
-        that is still fresh.
+        :meth:`gmlvm.networks.ComponentEncoder.match` for the formula. Meant for a new model: it undoes what the
+        last layer of the continuous encoder has learned.
 
         Args:
             x: Images, (B, C, H, W), at least 2; a few thousand are plenty.
@@ -412,7 +408,6 @@ class GMLVM(nn.Module):
         if match is None:
             raise TypeError(f"{type(self.continuous_encoder).__name__} has no match method; start without it")
         match(as_unit_interval("x", x).to(self.prior.loc.dtype), self.prior.loc, self.prior.scale, noise)
-        self.fresh.fill_(False)
 
     def save(self, path: str | Path) -> None:
         """Write weights, prior and architecture to one safetensors file, its sizes in a JSON header.

@@ -88,7 +88,7 @@ def fit(
     seed: int = 0,
     learning_rate: float = 1e-3,
     schedule: Callable[[float], float] | None = None,
-    matched_start: bool = True,
+    matched_start: bool = False,
     callbacks: Mapping[int, Callable[[GMLVM], None]] | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
@@ -112,8 +112,8 @@ def fit(
         learning_rate: Adam's, positive.
         schedule: Factor on the learning rate as a function of the share of steps done, such as
             :func:`cosine`; constant if left out.
-        matched_start: Before the first step of a model that is still fresh, fit its continuous encoder to the
-            prior (:meth:`GMLVM.match_prior`). A model that was trained before is never touched by this.
+        matched_start: Before the first step fit the continuous encoder to the prior, as the original does; for
+            a new model alone. See :meth:`GMLVM.match_prior`.
         callbacks: Called with the model, in evaluation mode, after so many steps; 0 is before the first.
         checkpoint: A file to save the run to and, if it is there, to go on from; a run that goes on ends
             with the very weights of one that was never stopped. Callbacks of steps already done are not
@@ -149,9 +149,8 @@ def fit(
     images = data.train.images.to(fabric.device)
     generator = torch.Generator(fabric.device).manual_seed(seed)
     model.to(fabric.device)
-    if matched_start and bool(model.fresh):
+    if matched_start:
         model.match_prior(images[_draw(len(images), min(_START_IMAGES, len(images)), generator)])
-    model.fresh.fill_(False)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     loss_module, fabric_optimizer = fabric.setup(_Loss(model, objective), optimizer)
 
