@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from gmlvm import GMLVM, GaussianMixturePrior, evaluate
+from gmlvm import GMLVM, GaussianMixturePrior, evaluate, metrics
 from gmlvm.datasets import Split, from_arrays
 from gmlvm.metrics import component_probs, match_components, mean_posterior_by_label
 from gmlvm.networks import ComponentEncoder, mlp_decoder
@@ -82,6 +82,17 @@ def test_divergence_is_small_for_matched_codes_and_large_for_others(small_model,
     with torch.no_grad():
         small_model.continuous_encoder.bias.add_(30.0)
     assert evaluate(small_model, small_data).divergence > 2 * shapes
+
+
+def test_divergence_does_not_depend_on_the_order_of_the_images(sorted_model, monkeypatch):
+    # Neighbours in a data set are often alike: batches of neighbours would each be far from the prior.
+    monkeypatch.setattr(metrics, "_DIVERGENCE_BATCH", 20)
+    components = np.repeat([0, 1, 2, 3], 100)
+    mixed = np.random.default_rng(0).permutation(components)
+    in_order, shuffled = (
+        evaluate(sorted_model, by_first_pixel(order, order, order, order)).divergence for order in (components, mixed)
+    )
+    assert in_order == pytest.approx(shuffled, abs=0.1 * abs(shuffled))
 
 
 def test_without_labels_the_figures_that_need_them_are_none(small_model, small_data):
