@@ -47,7 +47,7 @@ clean: ## remove the environment and everything built
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BOOK): $(VENV)/ready $(BOOK_SOURCES)
-	$(BIN)/python -m jupyter_book build . --all -W -n --keep-going
+	$(BIN)/jupyter-book build . --all -W -n --keep-going
 	@touch $@
 
 $(VENV)/ready: pyproject.toml
