@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -266,7 +267,7 @@ def _unpack_mnist(path: Path) -> dict[str, bytes]:
     return contents
 
 
-def _parse_idx(name: str, content: bytes) -> np.ndarray:
+def _parse_idx(name: str, content: bytes) -> NDArray[np.uint8]:
     """An IDX file of unsigned bytes: two zeros, type 8, the rank, the sizes (big endian), then the values."""
     rank = content[3]
     shape = np.frombuffer(content, ">u4", count=rank, offset=4)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.special import xlogy
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -106,7 +107,7 @@ def evaluate(model: GMLVM, data: ImageData, *, batch_size: int = 1000, seed: int
     )
 
 
-def component_probs(model: GMLVM, images: Tensor, batch_size: int = 1000) -> np.ndarray:
+def component_probs(model: GMLVM, images: Tensor, batch_size: int = 1000) -> NDArray[np.float64]:
     """q_D(k|x) for many images.
 
     Args:
@@ -128,7 +129,7 @@ def component_probs(model: GMLVM, images: Tensor, batch_size: int = 1000) -> np.
     return torch.cat(parts).double().softmax(1).numpy()
 
 
-def match_components(assigned: np.ndarray, labels: np.ndarray, num_components: int) -> np.ndarray:
+def match_components(assigned: NDArray[np.int64], labels: NDArray[np.int64], num_components: int) -> NDArray[np.int64]:
     """The label of each component: the one-to-one map with the most agreement (Hungarian method).
 
     With more components than labels, those left over take their own most frequent label.
@@ -154,13 +155,13 @@ def match_components(assigned: np.ndarray, labels: np.ndarray, num_components: i
         raise ValueError(f"assigned and labels must have the same length, got {len(assigned)} and {len(labels)}")
     counts = np.zeros((num_components, int(labels.max()) + 1), dtype=np.int64)
     np.add.at(counts, (assigned, labels), 1)
-    matched: np.ndarray = counts.argmax(1)
+    matched: NDArray[np.int64] = counts.argmax(1)
     rows, columns = linear_sum_assignment(counts, maximize=True)
     matched[rows] = columns
     return matched
 
 
-def mean_posterior_by_label(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def mean_posterior_by_label(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Mean q_D(k|x) over the images of each label.
 
     Args:

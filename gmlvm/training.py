@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -41,7 +42,7 @@ class History:
     Source: chapter "Training the GM-WAE".
     """
 
-    terms: dict[str, np.ndarray]
+    terms: dict[str, NDArray[np.float64]]
     seconds: float
     device: str
 
@@ -50,7 +51,7 @@ class History:
         """Number of steps."""
         return len(next(iter(self.terms.values())))
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
         """One term's values, shape (steps,)."""
         return self.terms[name]
 
