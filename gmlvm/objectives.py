@@ -18,7 +18,7 @@ from gmlvm.divergences import (
     gaussian_kl,
     squared_mmd,
 )
-from gmlvm.expectations import Dense, Expectation, Selection, Truncated
+from gmlvm.expectations import Dense, Expectation, Truncated
 from gmlvm.model import GMLVM
 from gmlvm.smoothness import adversarial_change
 from gmlvm.validation import as_unit_interval, check_choice, check_number, check_positive_int
@@ -120,11 +120,11 @@ class VAE(Objective):
         """Compute the terms of the negative ELBO; see :class:`Objective`."""
         posterior, prior = model.posterior(x), model.prior
         log_probs = posterior.log_probs
-        chosen = self.expectation.select(log_probs)
+        chosen = self.expectation.select(log_probs, generator)
         z = posterior.sample(generator)[chosen.image, chosen.component]  # (N, D)
         pixels = as_unit_interval("x", x).to(z.dtype)[chosen.image]
         error = F.binary_cross_entropy_with_logits(model.decoder_logits(z), pixels, reduction="none")
-        reconstruction = _batch_mean(chosen, error, len(x))
+        reconstruction = chosen.mean(error.flatten(1).sum(1), len(x))
         kl_z = gaussian_kl(posterior.loc, posterior.scale, prior.loc, prior.scale)  # (B, K)
         kl_z = (log_probs.exp() * kl_z).sum(1).mean()
         kl_k = categorical_kl(log_probs, prior.logits).mean()
@@ -190,11 +190,11 @@ class WAE(Objective):
         posterior = model.posterior(x)
         x = as_unit_interval("x", x).to(posterior.loc.dtype)
         log_probs = posterior.log_probs
-        chosen = self.expectation.select(log_probs)
+        chosen = self.expectation.select(log_probs, generator)
         z = posterior.sample(generator)  # (B, K, D)
         images = model.decoder_logits(z[chosen.image, chosen.component]).sigmoid()
         error = (images - x[chosen.image]).square()
-        reconstruction = _batch_mean(chosen, error, len(x))
+        reconstruction = chosen.mean(error.flatten(1).sum(1), len(x))
         divergence = self.penalty(model, log_probs.exp(), z, generator)
         roughness = torch.zeros_like(divergence)
         if self.smoothness_weight > 0:
@@ -224,11 +224,6 @@ class WAE(Objective):
         prior_z = prior_z.unflatten(0, (prior.num_components, self.prior_samples))
         kernel = InverseMultiquadratic.for_prior(prior, self.factors)
         return squared_mmd(probs, z, prior.probs, prior_z, kernel, self.divergence)
-
-
-def _batch_mean(chosen: Selection, error: Tensor, batch: int) -> Tensor:
-    """Weighted sum of per-pixel errors (N, C, H, W) over terms and pixels, as a mean over the batch."""
-    return (chosen.weight * error.flatten(1).sum(1)).sum() / batch
 
 
 def _check_expectation(expectation: object) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from gmlvm import GMLVM, VAE, WAE, GaussianMixturePrior, datasets, evaluate, fit, metrics, networks, plots
 from gmlvm.divergences import InverseMultiquadratic, categorical_kl, gaussian_kl, squared_mmd
-from gmlvm.expectations import Truncated
+from gmlvm.expectations import TopM, Truncated
 
 nan, inf = float("nan"), float("inf")
 GREY = np.zeros((4, 6, 5), dtype=np.uint8)
@@ -75,6 +75,7 @@ CASES = {
     "mmd one code": (lambda: mmd(probs=(1, 3), z=(1, 3, 2)), ValueError, "2 prior samples or more, got 1 and 4"),
     "mmd one sample": (lambda: mmd(prior_z=(3, 1, 2)), ValueError, "2 prior samples or more, got 5 and 1"),
     "tolerance": (lambda: Truncated(0.7), ValueError, r"tolerance must be .* in \[0, 0.5\], got 0.7"),
+    "top m": (lambda: TopM(0), ValueError, "m must be at least 1, got 0"),
     # objectives
     "beta negative": (lambda: VAE(beta=-1.0), ValueError, "beta must be .* got -1"),
     "beta text": (lambda: VAE(beta="1"), TypeError, "beta must be a number, got '1'"),
