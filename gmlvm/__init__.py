@@ -1,6 +1,6 @@
 """Gaussian-mixture latent variable models, trained as variational or Wasserstein autoencoders."""
 
-from gmlvm import datasets, divergences, expectations, metrics, networks, plots, smoothness
+from gmlvm import closed_form, datasets, divergences, expectations, metrics, networks, plots, smoothness
 from gmlvm.metrics import Report, evaluate
 from gmlvm.model import GMLVM, Architecture, Posterior
 from gmlvm.objectives import VAE, WAE, Objective
@@ -19,6 +19,7 @@ __all__ = [
     "Objective",
     "Posterior",
     "Report",
+    "closed_form",
     "cosine",
     "datasets",
     "divergences",

@@ -1,0 +1,181 @@
+r"""The squared MMD between mixtures of diagonal Gaussians, without samples.
+
+Every distribution that the penalty compares is a mixture of diagonal Gaussians, so the expectation of a kernel
+over a pair of draws has a closed form. The squared MMD is data-data minus twice data-prior plus prior-prior; each
+of the three has a function here, with the same two ways to compare as :func:`gmlvm.divergences.squared_mmd`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmlvm.divergences import DIVERGENCES, InverseMultiquadratic
+from gmlvm.prior import GaussianMixturePrior
+from gmlvm.validation import check_choice, check_number, check_positive_int, check_shape
+
+
+def expected_kernel(kernel: InverseMultiquadratic, difference: Tensor, variance: Tensor, nodes: int = 8) -> Tensor:
+    r"""Expectation of the kernel over a pair of independent Gaussian draws.
+
+    From :math:`C / (C + r^2) = \int_0^\infty e^{-t (1 + r^2 / C)}\, dt`,
+
+    .. math::
+        E\, \frac{C}{C + \lVert a - b \rVert^2} = \int_0^\infty e^{-t} \prod_d
+        \Big(1 + \frac{2 t v_d}{C}\Big)^{-1/2} \exp\Big(-\frac{t \Delta_d^2}{C + 2 t v_d}\Big)\, dt
+
+    for :math:`a - b \sim N(\Delta, \operatorname{diag} v)`. The integral is taken by Gauss-Laguerre quadrature in
+    :math:`u = t\, (1 + E \lVert a - b \rVert^2 / C)`, in which it is exact for vanishing variance.
+
+    Args:
+        kernel: The kernel, a sum over constants C.
+        difference: :math:`\Delta`, the difference of the means, shape (..., D).
+        variance: v, the sum of the variances, broadcasts to ``difference``, at least 0.
+        nodes: Nodes of the quadrature, at least 1. Eight give an error below 1e-6 in nine dimensions and below 2e-3
+            in one, for C down to a fifteenth of the mean squared distance; four, below 1e-4 in nine.
+
+    Returns:
+        The expectation, shape (...), without unit.
+
+    Raises:
+        ValueError: If ``nodes`` is below 1.
+
+    Source: Abramowitz and Stegun (1964), 25.4.45, for the quadrature; chapter "Training the GM-WAE".
+
+    Example:
+        >>> zero = torch.zeros(1)
+        >>> round(expected_kernel(InverseMultiquadratic([1.0, 3.0]), zero, zero).item(), 4)  # without noise: kernel(0)
+        2.0
+    """
+    check_positive_int("nodes", nodes)
+    squared = difference.square()
+    mean_squared_distance = (squared + variance).sum(-1)
+    total = torch.zeros_like(mean_squared_distance)
+    for constant in kernel.constants:
+        rate = 1 + mean_squared_distance / constant  # (...)
+        for node, weight in zip(*np.polynomial.laguerre.laggauss(nodes), strict=True):
+            t = (node / rate).unsqueeze(-1) / constant  # (..., 1)
+            spread = 2 * t * variance
+            exponent = (squared * t / (1 + spread) + 0.5 * spread.log1p()).sum(-1)
+            total = total + weight * (node - node / rate - exponent).exp() / rate
+    return total
+
+
+def data_data(
+    probs: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    kernel: InverseMultiquadratic,
+    divergence: str = "joint",
+    tolerance: float = 0.0,
+) -> Tensor:
+    r"""Mean kernel value over pairs of codes of different images, unbiased.
+
+    .. math::
+        \frac{1}{B(B-1)} \sum_{i \ne j} \sum_{k, k'} q_{ik} q_{jk'}\, E\, \kappa_{kk'}(z_{ik}, z_{jk'})
+
+    Args:
+        probs: q_D(k|x_i), shape (B, K), B at least 2.
+        loc: Means of q_C(z|k,x_i), shape (B, K, D).
+        scale: Its standard deviations, shape (B, K, D).
+        kernel: The kernel on codes.
+        divergence: ``"joint"`` or ``"marginal"``.
+        tolerance: Components with no more than this probability are left out, in [0, 1/2]: as q_D grows
+            sharp, few pairs are left.
+
+    Returns:
+        A scalar without unit, differentiable in all arguments.
+
+    Raises:
+        ValueError: If a shape does not fit, B is below 2, ``divergence`` is unknown or ``tolerance`` out of range.
+
+    Source: Gretton et al. (2012), lemma 6; chapter "Training the GM-WAE".
+    """
+    check_choice("divergence", divergence, DIVERGENCES)
+    check_number("tolerance", tolerance, maximum=0.5)
+    batch = _check_posterior(probs, loc, scale)
+    if batch < 2:
+        raise ValueError(f"pairs of different images need 2 images or more, got {batch}")
+    image, component = (probs > tolerance).nonzero(as_tuple=True)  # (N,), the codes with weight
+    pairs = image[:, None] < image  # (N, N): every pair once, as the kernel is symmetric
+    if divergence == "joint":
+        pairs = pairs & (component[:, None] == component)
+    first, second = pairs.nonzero(as_tuple=True)  # (P,)
+    weight, loc, variance = probs[image, component], loc[image, component], scale[image, component].square()
+    values = expected_kernel(kernel, loc[first] - loc[second], variance[first] + variance[second])
+    return 2 * (weight[first] * weight[second] * values).sum() / (batch * (batch - 1))
+
+
+def data_prior(
+    probs: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    prior: GaussianMixturePrior,
+    kernel: InverseMultiquadratic,
+    divergence: str = "joint",
+) -> Tensor:
+    r"""Mean kernel value over pairs of a code and a draw from the prior.
+
+    .. math:: \frac{1}{B} \sum_i \sum_{k, k'} q_{ik}\, p_{k'}\, E\, \kappa_{kk'}(z_{ik}, y_{k'})
+
+    Args:
+        probs: q_D(k|x_i), shape (B, K).
+        loc: Means of q_C(z|k,x_i), shape (B, K, D).
+        scale: Its standard deviations, shape (B, K, D).
+        prior: The prior, of the same K and D.
+        kernel: The kernel on codes.
+        divergence: ``"joint"`` or ``"marginal"``.
+
+    Returns:
+        A scalar without unit, differentiable in ``probs``, ``loc`` and ``scale``.
+
+    Raises:
+        ValueError: If a shape does not fit or ``divergence`` is unknown.
+
+    Source: Gretton et al. (2012), lemma 6; chapter "Training the GM-WAE".
+    """
+    check_choice("divergence", divergence, DIVERGENCES)
+    batch = _check_posterior(probs, loc, scale)
+    check_shape("loc", loc, (batch, prior.num_components, prior.latent_dim), " (batch, num_components, latent_dim)")
+    if divergence == "joint":
+        values = expected_kernel(kernel, loc - prior.loc, scale.square() + prior.scale.square())  # (B, K)
+        return (probs * prior.probs * values).sum() / batch
+    difference = loc.unsqueeze(2) - prior.loc  # (B, K, K, D)
+    values = expected_kernel(kernel, difference, scale.square().unsqueeze(2) + prior.scale.square())  # (B, K, K)
+    return torch.einsum("bk,l,bkl->", probs, prior.probs, values) / batch
+
+
+def prior_prior(prior: GaussianMixturePrior, kernel: InverseMultiquadratic, divergence: str = "joint") -> Tensor:
+    r"""Mean kernel value over independent pairs of draws from the prior, a constant.
+
+    .. math:: \sum_{k, k'} p_k\, p_{k'}\, E\, \kappa_{kk'}(y_k, y'_{k'})
+
+    Args:
+        prior: The prior.
+        kernel: The kernel on codes.
+        divergence: ``"joint"`` or ``"marginal"``.
+
+    Returns:
+        A scalar without unit.
+
+    Raises:
+        ValueError: If ``divergence`` is unknown.
+
+    Source: Gretton et al. (2012), lemma 6; chapter "Training the GM-WAE".
+    """
+    check_choice("divergence", divergence, DIVERGENCES)
+    variance = prior.scale.square()
+    if divergence == "joint":
+        return (prior.probs.square() * expected_kernel(kernel, torch.zeros_like(variance), 2 * variance)).sum()
+    difference = prior.loc[:, None] - prior.loc  # (K, K, D)
+    values = expected_kernel(kernel, difference, variance[:, None] + variance)  # (K, K)
+    return prior.probs @ values @ prior.probs
+
+
+def _check_posterior(probs: Tensor, loc: Tensor, scale: Tensor) -> int:
+    """The batch size, if the shapes of a posterior fit together."""
+    check_shape("loc", loc, (None, None, None), " (batch, num_components, latent_dim)")
+    check_shape("scale", scale, tuple(loc.shape), " (batch, num_components, latent_dim)")
+    check_shape("probs", probs, tuple(loc.shape[:2]), " (batch, num_components)")
+    return len(loc)
