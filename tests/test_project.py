@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 MODULES = ("datasets", "divergences", "expectations", "metrics", "networks", "plots", "smoothness", "closed_form")
 # Each module imports only from those to its left.
 LAYERS = (
-    "validation", "prior", "networks", "storage", "model", "divergences", "expectations", "smoothness", "closed_form", "objectives",
-    "datasets", "checkpoints", "training", "metrics",
+    "validation", "prior", "networks", "storage", "model", "divergences", "expectations", "smoothness", "closed_form",
+    "objectives", "datasets", "checkpoints", "training", "metrics",
 )  # fmt: skip
 
 
