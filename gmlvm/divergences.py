@@ -177,19 +177,10 @@ def squared_mmd(
     if batch < 2 or samples < 2:
         raise ValueError(f"an unbiased estimate needs 2 codes and 2 prior samples or more, got {batch} and {samples}")
 
-    # G sets of codes, compared each with itself alone: the K components (joint), or all codes in one set (marginal).
-    # Every set holds N weighted codes and N' weighted prior samples; an owner numbers the draw that a code belongs to.
-    weight = probs.t() / batch  # (K, B)
+    data = sampled_data_data(probs, z, kernel, divergence)
+    weight, codes = _sets(probs.t() / batch, z.transpose(0, 1), divergence)
     prior_weight = (prior_probs[:, None] / samples).expand(-1, samples)  # (K, M)
-    codes = z.transpose(0, 1)  # (K, B, D)
-    owner = torch.arange(batch, device=z.device)
-    if divergence == "marginal":
-        weight, prior_weight = weight.reshape(1, -1), prior_weight.reshape(1, -1)  # (1, KB), (1, KM)
-        codes, prior_z = codes.reshape(1, -1, latent_dim), prior_z.reshape(1, -1, latent_dim)
-        owner = owner.repeat(num_components)
-
-    distinct = owner[:, None] != owner  # (N, N)
-    data = _kernel_sum(weight, codes, weight, codes, kernel, distinct) * batch / (batch - 1)
+    prior_weight, prior_z = _sets(prior_weight, prior_z, divergence)
     cross = _kernel_sum(weight, codes, prior_weight, prior_z, kernel)
     # Within a component the samples' own pairs are left out, and the rest reweighted; pairs of different
     # components are independent as they are.
@@ -198,6 +189,46 @@ def squared_mmd(
     reweight = (1 + (component[:, None] == component).to(z) / (samples - 1)).fill_diagonal_(0)
     prior = _kernel_sum(prior_weight, prior_z, prior_weight, prior_z, kernel, reweight)
     return data - 2 * cross + prior
+
+
+def sampled_data_data(probs: Tensor, z: Tensor, kernel: InverseMultiquadratic, divergence: str = "joint") -> Tensor:
+    r"""The data-data part of :func:`squared_mmd`: mean kernel value over pairs of codes of different images.
+
+    Args:
+        probs: q_D(k|x_i), shape (B, K), B at least 2.
+        z: One code for each image and component, shape (B, K, D).
+        kernel: The kernel on codes.
+        divergence: ``"joint"`` or ``"marginal"``.
+
+    Returns:
+        A scalar without unit, differentiable in ``probs`` and ``z``.
+
+    Raises:
+        ValueError: If a shape does not fit, B is below 2, or ``divergence`` is unknown.
+
+    Source: Gretton et al. (2012), lemma 6; chapter "Training the GM-WAE".
+    """
+    check_choice("divergence", divergence, DIVERGENCES)
+    check_shape("z", z, (None, None, None), " (batch, num_components, latent_dim)")
+    check_shape("probs", probs, tuple(z.shape[:2]), " (batch, num_components)")
+    batch = len(z)
+    if batch < 2:
+        raise ValueError(f"pairs of different images need 2 images or more, got {batch}")
+    weight, codes = _sets(probs.t() / batch, z.transpose(0, 1), divergence)
+    # The image that each code of a set belongs to: (N,).
+    owner = torch.arange(batch, device=z.device).repeat(codes.shape[1] // batch)
+    distinct = owner[:, None] != owner  # (N, N)
+    return _kernel_sum(weight, codes, weight, codes, kernel, distinct) * batch / (batch - 1)
+
+
+def _sets(weight: Tensor, codes: Tensor, divergence: str) -> tuple[Tensor, Tensor]:
+    """Weights (G, N) and codes (G, N, D) of the sets that are compared, each with itself alone.
+
+    From (K, M) and (K, M, D): the K components one by one (joint), or all codes in one set (marginal).
+    """
+    if divergence == "joint":
+        return weight, codes
+    return weight.reshape(1, -1), codes.reshape(1, -1, codes.shape[-1])
 
 
 def _kernel_sum(

@@ -210,5 +210,5 @@ def _divergence(model: GMLVM, split: Split, seed: int) -> float:
                 continue
             images = split.images[indices]
             posterior = model.posterior(images.to(model.device))
-            values.append(penalty.penalty(model, posterior.probs, posterior.sample(generator), generator).item())
+            values.append(penalty.penalty(model, posterior, posterior.sample(generator), generator).item())
     return float(np.mean(values))

@@ -10,18 +10,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gmlvm import closed_form
 from gmlvm.divergences import (
     DEFAULT_FACTORS,
     DIVERGENCES,
     InverseMultiquadratic,
     categorical_kl,
     gaussian_kl,
+    sampled_data_data,
     squared_mmd,
 )
 from gmlvm.expectations import Dense, Expectation, Truncated
-from gmlvm.model import GMLVM
+from gmlvm.model import GMLVM, Posterior
 from gmlvm.smoothness import adversarial_change
 from gmlvm.validation import as_unit_interval, check_choice, check_number, check_positive_int
+
+#: How the squared MMD is estimated: which of its three parts are taken in closed form.
+ESTIMATORS = ("sampled", "half-closed", "closed")
+# Components of no more probability than this take no part in the closed form of the data-data pairs.
+_PAIR_TOLERANCE = 1e-3
 
 
 class VAETerms(NamedTuple):
@@ -150,15 +157,18 @@ class WAE(Objective):
         reconstruction_weight: w, at least 0. The optimiser sees little but the ratio of the two weights.
         expectation: Which terms of the sum over k are decoded; those above 0.001 by default.
         factors: Kernel constants in units of the prior's mean squared distance within a component.
-        prior_samples: Samples drawn from each prior component at each step, at least 2.
+        estimator: How the squared MMD is estimated: ``"sampled"``; ``"half-closed"``, with closed forms for all that
+            the prior is part of; or ``"closed"``, with no sample at all, where components below a
+            probability of 0.001 are left out.
+        prior_samples: Samples drawn from each prior component at each step if ``"sampled"``, at least 2.
         smoothness_weight: :math:`\gamma`, at least 0.
         smoothness_radius: Length of the perturbation, in units of x, positive; see
             :func:`gmlvm.smoothness.adversarial_change`.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a weight is negative or not finite, ``divergence`` is unknown, a factor or the radius is
-            not positive or ``prior_samples`` is below 2.
+        ValueError: If a weight is negative or not finite, ``divergence`` or ``estimator`` is unknown, a factor or
+            the radius is not positive or ``prior_samples`` is below 2.
 
     Source: Tolstikhin et al. (2018), equation 4; Gaujac, Feige and Barber (2018), section 3; Miyato et al. (2019);
     chapter "Training the GM-WAE".
@@ -171,6 +181,7 @@ class WAE(Objective):
     reconstruction_weight: float = 1.0
     expectation: Expectation = field(default_factory=Truncated)
     factors: tuple[float, ...] = DEFAULT_FACTORS
+    estimator: str = "sampled"
     prior_samples: int = 16
     smoothness_weight: float = 0.0
     smoothness_radius: float = 2.0
@@ -181,6 +192,7 @@ class WAE(Objective):
         check_choice("divergence", self.divergence, DIVERGENCES)
         _check_expectation(self.expectation)
         InverseMultiquadratic(self.factors)  # checks them
+        check_choice("estimator", self.estimator, ESTIMATORS)
         check_positive_int("prior_samples", self.prior_samples, minimum=2)
         check_number("smoothness_weight", self.smoothness_weight)
         check_number("smoothness_radius", self.smoothness_radius, exclusive=True)
@@ -195,7 +207,7 @@ class WAE(Objective):
         images = model.decoder_logits(z[chosen.image, chosen.component]).sigmoid()
         error = (images - x[chosen.image]).square()
         reconstruction = chosen.mean(error.flatten(1).sum(1), len(x))
-        divergence = self.penalty(model, log_probs.exp(), z, generator)
+        divergence = self.penalty(model, posterior, z, generator)
         roughness = torch.zeros_like(divergence)
         if self.smoothness_weight > 0:
             roughness = adversarial_change(model.discrete_encoder, x, self.smoothness_radius, generator)
@@ -206,24 +218,34 @@ class WAE(Objective):
         )
         return WAETerms(loss, reconstruction, divergence, roughness)
 
-    def penalty(self, model: GMLVM, probs: Tensor, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Unbiased squared MMD of codes against fresh samples of the prior.
+    def penalty(
+        self, model: GMLVM, posterior: Posterior, z: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Unbiased squared MMD of codes against the prior.
 
         Args:
             model: The model, for its prior.
-            probs: q_D(k|x), shape (B, K).
-            z: One code for each image and component, shape (B, K, D).
+            posterior: Both posteriors of a batch.
+            z: One sample of the posterior for each image and component, shape (B, K, D).
             generator: Source of randomness.
 
         Returns:
             A scalar without unit; see :func:`gmlvm.divergences.squared_mmd`.
         """
-        prior = model.prior
-        component = torch.arange(prior.num_components, device=z.device).repeat_interleave(self.prior_samples)
-        prior_z = prior.sample(len(component), component, generator=generator)  # (K M, D)
-        prior_z = prior_z.unflatten(0, (prior.num_components, self.prior_samples))
+        prior, probs = model.prior, posterior.probs
         kernel = InverseMultiquadratic.for_prior(prior, self.factors)
-        return squared_mmd(probs, z, prior.probs, prior_z, kernel, self.divergence)
+        if self.estimator == "sampled":
+            component = torch.arange(prior.num_components, device=z.device).repeat_interleave(self.prior_samples)
+            prior_z = prior.sample(len(component), component, generator=generator)  # (K M, D)
+            prior_z = prior_z.unflatten(0, (prior.num_components, self.prior_samples))
+            return squared_mmd(probs, z, prior.probs, prior_z, kernel, self.divergence)
+        loc, scale = posterior.loc, posterior.scale
+        if self.estimator == "closed":
+            data = closed_form.data_data(probs, loc, scale, kernel, self.divergence, _PAIR_TOLERANCE)
+        else:
+            data = sampled_data_data(probs, z, kernel, self.divergence)
+        cross = closed_form.data_prior(probs, loc, scale, prior, kernel, self.divergence)
+        return data - 2 * cross + closed_form.prior_prior(prior, kernel, self.divergence)
 
 
 def _check_expectation(expectation: object) -> None:

@@ -85,6 +85,7 @@ CASES = {
     "reconstruction weight": (lambda: WAE(1.0, reconstruction_weight=-1.0), ValueError, "reconstruction_weight must"),
     "prior samples": (lambda: WAE(1.0, prior_samples=1), ValueError, "prior_samples must be at least 2, got 1"),
     "factors": (lambda: WAE(1.0, factors=(0.0,)), ValueError, "constants must be"),
+    "estimator": (lambda: WAE(1.0, estimator="exact"), ValueError, "'sampled', 'half-closed', 'closed'; got 'exact'"),
     "smoothness": (lambda: WAE(1.0, smoothness_weight=-1.0), ValueError, "smoothness_weight must be .* got -1"),
     "radius": (lambda: WAE(1.0, smoothness_radius=0.0), ValueError, "smoothness_radius must be .* got 0"),
     "expectation": (lambda: VAE(expectation=1e-3), TypeError, "expectation must be an Expectation"),

@@ -58,6 +58,18 @@ def test_wae_agrees_with_an_independent_computation(double_model, x, divergence)
     np.testing.assert_allclose([t.item() for t in terms], [0.7 * error + 30 * mmd, error, mmd, 0], rtol=1e-9)
 
 
+@pytest.mark.parametrize("divergence", ["joint", "marginal"])
+@pytest.mark.parametrize("estimator", ["sampled", "half-closed"])
+def test_every_estimator_has_the_closed_forms_mean(double_model, x, divergence, estimator):
+    closed = WAE(1.0, divergence=divergence, estimator="closed")(double_model, x).divergence.item()
+    objective = WAE(1.0, divergence=divergence, estimator=estimator)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        sampled = np.array([objective(double_model, x, generator).divergence.item() for _ in range(1000)])
+    assert sampled.std() > 0
+    assert abs(sampled.mean() - closed) <= 4 * sampled.std() / len(sampled) ** 0.5
+
+
 def test_the_smoothness_term_is_weighted_and_added(double_model, x):
     plain = WAE(30.0)(double_model, x, torch.Generator().manual_seed(0))
     smooth = WAE(30.0, smoothness_weight=3.0)(double_model, x, torch.Generator().manual_seed(0))
