@@ -65,7 +65,7 @@ def test_every_estimator_has_the_closed_forms_mean(double_model, x, divergence, 
     objective = WAE(1.0, divergence=divergence, estimator=estimator)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        sampled = np.array([objective(double_model, x, generator).divergence.item() for _ in range(1000)])
+        sampled = np.array([objective(double_model, x, generator).divergence.item() for _ in range(300)])
     assert sampled.std() > 0
     assert abs(sampled.mean() - closed) <= 4 * sampled.std() / len(sampled) ** 0.5
 
