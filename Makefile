@@ -7,7 +7,7 @@ BOOK := _build/html/index.html
 BOOK_SOURCES := _config.yml _toc.yml $(wildcard book/*) $(wildcard gmlvm/*.py) $(shell find assets -type f)
 
 # What is published was made without progress bars: their timings would differ at every run.
-export TQDM_DISABLE := 1
+unit nbval notebooks: export TQDM_DISABLE := 1
 
 .PHONY: help book test lint types unit nbval notebooks results clean
 .DELETE_ON_ERROR:

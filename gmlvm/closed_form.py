@@ -41,7 +41,7 @@ def expected_kernel(kernel: InverseMultiquadratic, difference: Tensor, variance:
     Raises:
         ValueError: If ``nodes`` is below 1.
 
-    Source: Abramowitz and Stegun (1964), 25.4.45, for the quadrature; chapter "Training the GM-WAE".
+    Source: Abramowitz and Stegun (1964), 25.4.45, for the quadrature.
 
     Example:
         >>> zero = torch.zeros(1)
@@ -90,7 +90,7 @@ def data_data(
     Raises:
         ValueError: If a shape does not fit, B is below 2, ``divergence`` is unknown or ``tolerance`` out of range.
 
-    Source: Gretton et al. (2012), lemma 6; chapter "Training the GM-WAE".
+    Source: Gretton et al. (2012), lemma 6.
     """
     check_choice("divergence", divergence, DIVERGENCES)
     check_number("tolerance", tolerance, maximum=0.5)
@@ -133,7 +133,7 @@ def data_prior(
     Raises:
         ValueError: If a shape does not fit or ``divergence`` is unknown.
 
-    Source: Gretton et al. (2012), lemma 6; chapter "Training the GM-WAE".
+    Source: Gretton et al. (2012), lemma 6.
     """
     check_choice("divergence", divergence, DIVERGENCES)
     batch = _check_posterior(probs, loc, scale)
@@ -162,7 +162,7 @@ def prior_prior(prior: GaussianMixturePrior, kernel: InverseMultiquadratic, dive
     Raises:
         ValueError: If ``divergence`` is unknown.
 
-    Source: Gretton et al. (2012), lemma 6; chapter "Training the GM-WAE".
+    Source: Gretton et al. (2012), lemma 6.
     """
     check_choice("divergence", divergence, DIVERGENCES)
     variance = prior.scale.square()

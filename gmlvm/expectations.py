@@ -89,7 +89,7 @@ class Truncated(Expectation):
     kept.
 
     Args:
-        tolerance: Smallest probability that is computed, in [0, 1/2).
+        tolerance: Terms of no more probability than this are left out, in [0, 1/2].
 
     Raises:
         ValueError: If ``tolerance`` is out of range.
@@ -129,7 +129,7 @@ class TopM(Expectation):
         TypeError: If ``m`` is not an integer.
         ValueError: If it is below 1.
 
-    Source: Liu et al. (2019), section 3; chapter "Training the GM-WAE".
+    Source: Liu et al. (2019), section 3.
     """
 
     m: int = 1

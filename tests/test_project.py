@@ -48,8 +48,13 @@ def public_objects():
 OBJECTS = public_objects()
 
 
+def plain(value):
+    """What a classmethod or staticmethod wraps; anything else as it is."""
+    return value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
+
+
 def doc(value):
-    return inspect.getdoc(value.__func__ if isinstance(value, (classmethod, staticmethod)) else value) or ""
+    return inspect.getdoc(plain(value)) or ""
 
 
 class TestDocstrings:
@@ -59,12 +64,11 @@ class TestDocstrings:
     @pytest.mark.parametrize("name", sorted(OBJECTS))
     def test_documents_every_argument(self, name):
         value = OBJECTS[name]
-        function = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
         text = doc(value)
         assert text, f"{name} has no docstring"
         if name.endswith((".forward", ".select")):
             return  # described where it is abstract, or by its class
-        signature = inspect.signature(function)
+        signature = inspect.signature(plain(value))
         for parameter in signature.parameters.values():
             if parameter.name in ("self", "cls"):
                 continue
