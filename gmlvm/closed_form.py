@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gmlvm.divergences import DIVERGENCES, InverseMultiquadratic
 from gmlvm.prior import GaussianMixturePrior
-from gmlvm.validation import check_choice, check_number, check_positive_int, check_shape
+from gmlvm.validation import check_choice, check_positive_int, check_shape
 
 
 def expected_kernel(kernel: InverseMultiquadratic, difference: Tensor, variance: Tensor, nodes: int = 8) -> Tensor:
@@ -49,16 +49,17 @@ def expected_kernel(kernel: InverseMultiquadratic, difference: Tensor, variance:
         2.0
     """
     check_positive_int("nodes", nodes)
+    points, weights = (difference.new_tensor(values) for values in np.polynomial.laguerre.laggauss(nodes))  # (Q,)
     squared = difference.square()
-    mean_squared_distance = (squared + variance).sum(-1)
-    total = torch.zeros_like(mean_squared_distance)
+    mean_squared_distance = (squared + variance).sum(-1, keepdim=True)  # (..., 1)
+    squared, variance = squared.unsqueeze(-2), variance.unsqueeze(-2)  # (..., 1, D)
+    total = torch.zeros_like(mean_squared_distance.squeeze(-1))
     for constant in kernel.constants:
-        rate = 1 + mean_squared_distance / constant  # (...)
-        for node, weight in zip(*np.polynomial.laguerre.laggauss(nodes), strict=True):
-            t = (node / rate).unsqueeze(-1) / constant  # (..., 1)
-            spread = 2 * t * variance
-            exponent = (squared * t / (1 + spread) + 0.5 * spread.log1p()).sum(-1)
-            total = total + weight * (node - node / rate - exponent).exp() / rate
+        rate = 1 + mean_squared_distance / constant  # (..., 1)
+        t = points / rate  # (..., Q)
+        spread = (2 / constant) * t.unsqueeze(-1) * variance  # (..., Q, D)
+        exponent = ((t / constant).unsqueeze(-1) * squared / (1 + spread) + 0.5 * spread.log1p()).sum(-1)
+        total = total + ((weights * (points - t - exponent).exp()).sum(-1) / rate.squeeze(-1))
     return total
 
 
@@ -68,7 +69,7 @@ def data_data(
     scale: Tensor,
     kernel: InverseMultiquadratic,
     divergence: str = "joint",
-    tolerance: float = 0.0,
+    kept: Tensor | None = None,
 ) -> Tensor:
     r"""Mean kernel value over pairs of codes of different images, unbiased.
 
@@ -76,28 +77,26 @@ def data_data(
         \frac{1}{B(B-1)} \sum_{i \ne j} \sum_{k, k'} q_{ik} q_{jk'}\, E\, \kappa_{kk'}(z_{ik}, z_{jk'})
 
     Args:
-        probs: q_D(k|x_i), shape (B, K), B at least 2.
+        probs: q_D(k|x_i), or weights that stand for it, shape (B, K), B at least 2.
         loc: Means of q_C(z|k,x_i), shape (B, K, D).
         scale: Its standard deviations, shape (B, K, D).
         kernel: The kernel on codes.
         divergence: ``"joint"`` or ``"marginal"``.
-        tolerance: Components with no more than this probability are left out, in [0, 1/2]: as q_D grows
-            sharp, few pairs are left.
+        kept: Codes that take part, bool, shape (B, K); the others must have weight zero. All if left out.
 
     Returns:
-        A scalar without unit, differentiable in all arguments.
+        A scalar without unit, differentiable in ``probs``, ``loc`` and ``scale``.
 
     Raises:
-        ValueError: If a shape does not fit, B is below 2, ``divergence`` is unknown or ``tolerance`` out of range.
+        ValueError: If a shape does not fit, B is below 2, or ``divergence`` is unknown.
 
-    Source: Gretton et al. (2012), lemma 6.
+    Source: Gretton et al. (2012), lemma 6; chapter "A sum that costs what it uses".
     """
     check_choice("divergence", divergence, DIVERGENCES)
-    check_number("tolerance", tolerance, maximum=0.5)
     batch = _check_posterior(probs, loc, scale)
     if batch < 2:
         raise ValueError(f"pairs of different images need 2 images or more, got {batch}")
-    image, component = (probs > tolerance).nonzero(as_tuple=True)  # (N,), the codes with weight
+    image, component = _places(probs, kept)  # (N,)
     pairs = image[:, None] < image  # (N, N): every pair once, as the kernel is symmetric
     if divergence == "joint":
         pairs = pairs & (component[:, None] == component)
@@ -114,18 +113,20 @@ def data_prior(
     prior: GaussianMixturePrior,
     kernel: InverseMultiquadratic,
     divergence: str = "joint",
+    kept: Tensor | None = None,
 ) -> Tensor:
     r"""Mean kernel value over pairs of a code and a draw from the prior.
 
     .. math:: \frac{1}{B} \sum_i \sum_{k, k'} q_{ik}\, p_{k'}\, E\, \kappa_{kk'}(z_{ik}, y_{k'})
 
     Args:
-        probs: q_D(k|x_i), shape (B, K).
+        probs: q_D(k|x_i), or weights that stand for it, shape (B, K).
         loc: Means of q_C(z|k,x_i), shape (B, K, D).
         scale: Its standard deviations, shape (B, K, D).
         prior: The prior, of the same K and D.
         kernel: The kernel on codes.
         divergence: ``"joint"`` or ``"marginal"``.
+        kept: Codes that take part, bool, shape (B, K); the others must have weight zero. All if left out.
 
     Returns:
         A scalar without unit, differentiable in ``probs``, ``loc`` and ``scale``.
@@ -133,20 +134,24 @@ def data_prior(
     Raises:
         ValueError: If a shape does not fit or ``divergence`` is unknown.
 
-    Source: Gretton et al. (2012), lemma 6.
+    Source: Gretton et al. (2012), lemma 6; chapter "A sum that costs what it uses".
     """
     check_choice("divergence", divergence, DIVERGENCES)
     batch = _check_posterior(probs, loc, scale)
     check_shape("loc", loc, (batch, prior.num_components, prior.latent_dim), " (batch, num_components, latent_dim)")
+    image, component = _places(probs, kept)  # (N,)
+    weight, loc, variance = probs[image, component], loc[image, component], scale[image, component].square()
     if divergence == "joint":
-        values = expected_kernel(kernel, loc - prior.loc, scale.square() + prior.scale.square())  # (B, K)
-        return (probs * prior.probs * values).sum() / batch
-    difference = loc.unsqueeze(2) - prior.loc  # (B, K, K, D)
-    values = expected_kernel(kernel, difference, scale.square().unsqueeze(2) + prior.scale.square())  # (B, K, K)
-    return torch.einsum("bk,l,bkl->", probs, prior.probs, values) / batch
+        values = expected_kernel(kernel, loc - prior.loc[component], variance + prior.scale[component].square())
+        return (weight * prior.probs[component] * values).sum() / batch
+    difference = loc.unsqueeze(1) - prior.loc  # (N, K, D)
+    values = expected_kernel(kernel, difference, variance.unsqueeze(1) + prior.scale.square())  # (N, K)
+    return weight @ values @ prior.probs / batch
 
 
-def prior_prior(prior: GaussianMixturePrior, kernel: InverseMultiquadratic, divergence: str = "joint") -> Tensor:
+def prior_prior(
+    prior: GaussianMixturePrior, kernel: InverseMultiquadratic, divergence: str = "joint", nodes: int = 8
+) -> Tensor:
     r"""Mean kernel value over independent pairs of draws from the prior, a constant.
 
     .. math:: \sum_{k, k'} p_k\, p_{k'}\, E\, \kappa_{kk'}(y_k, y'_{k'})
@@ -155,21 +160,23 @@ def prior_prior(prior: GaussianMixturePrior, kernel: InverseMultiquadratic, dive
         prior: The prior.
         kernel: The kernel on codes.
         divergence: ``"joint"`` or ``"marginal"``.
+        nodes: Nodes of the quadrature; see :func:`expected_kernel`.
 
     Returns:
         A scalar without unit.
 
     Raises:
-        ValueError: If ``divergence`` is unknown.
+        ValueError: If ``divergence`` is unknown or ``nodes`` is below 1.
 
-    Source: Gretton et al. (2012), lemma 6.
+    Source: Gretton et al. (2012), lemma 6; chapter "A sum that costs what it uses".
     """
     check_choice("divergence", divergence, DIVERGENCES)
     variance = prior.scale.square()
     if divergence == "joint":
-        return (prior.probs.square() * expected_kernel(kernel, torch.zeros_like(variance), 2 * variance)).sum()
+        values = expected_kernel(kernel, torch.zeros_like(variance), 2 * variance, nodes)  # (K,)
+        return (prior.probs.square() * values).sum()
     difference = prior.loc[:, None] - prior.loc  # (K, K, D)
-    values = expected_kernel(kernel, difference, variance[:, None] + variance)  # (K, K)
+    values = expected_kernel(kernel, difference, variance[:, None] + variance, nodes)  # (K, K)
     return prior.probs @ values @ prior.probs
 
 
@@ -179,3 +186,11 @@ def _check_posterior(probs: Tensor, loc: Tensor, scale: Tensor) -> int:
     check_shape("scale", scale, tuple(loc.shape), " (batch, num_components, latent_dim)")
     check_shape("probs", probs, tuple(loc.shape[:2]), " (batch, num_components)")
     return len(loc)
+
+
+def _places(probs: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Image and component of each code that takes part, (N,) each."""
+    if kept is None:
+        kept = torch.ones_like(probs, dtype=torch.bool)
+    image, component = kept.nonzero(as_tuple=True)
+    return image, component

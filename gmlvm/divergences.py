@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gmlvm.prior import GaussianMixturePrior
 from gmlvm.validation import check_choice, check_number, check_shape
@@ -127,8 +129,28 @@ class InverseMultiquadratic:
 
     def __call__(self, squared_distance: Tensor) -> Tensor:
         """Kernel values for squared distances, of the same shape, in (0, number of constants]."""
-        values = [constant / (constant + squared_distance) for constant in self.constants]
-        return torch.stack(values).sum(0) if len(values) > 1 else values[0]
+        values: Tensor = _InverseMultiquadraticSum.apply(squared_distance, tuple(self.constants))
+        return values
+
+
+class _InverseMultiquadraticSum(torch.autograd.Function):
+    """The sum and its derivative in one pass, which saves one tensor for the way back instead of two a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, squared_distance: Tensor, constants: tuple[float, ...]) -> Tensor:
+        total, slope = torch.zeros_like(squared_distance), torch.zeros_like(squared_distance)
+        for constant in constants:
+            ratio = (squared_distance / constant + 1).reciprocal_()
+            total += ratio
+            slope.addcmul_(ratio, ratio, value=-1 / constant)
+        ctx.save_for_backward(slope)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None
 
 
 def squared_mmd(
@@ -138,6 +160,9 @@ def squared_mmd(
     prior_z: Tensor,
     kernel: InverseMultiquadratic,
     divergence: str = "joint",
+    *,
+    kept: Tensor | None = None,
+    prior_part: Tensor | None = None,
 ) -> Tensor:
     r"""Unbiased estimate of the squared MMD between the aggregated posterior and the prior.
 
@@ -152,12 +177,15 @@ def squared_mmd(
     point, and of one prior sample with itself, are left out: so the estimate is unbiased, and can be negative.
 
     Args:
-        probs: :math:`q_{ik}` = q_D(k|x_i), shape (B, K), B at least 2, rows summing to one.
+        probs: :math:`q_{ik}` = q_D(k|x_i), or weights that stand for it, shape (B, K), B at least 2, rows summing to
+            one.
         z: One code for each image and component, shape (B, K, D).
         prior_probs: :math:`p_k`, shape (K,).
         prior_z: M samples of each prior component, shape (K, M, D), M at least 2.
         kernel: The kernel on codes.
         divergence: ``"joint"`` or ``"marginal"``.
+        kept: Codes that take part, bool, shape (B, K); the others must have weight zero. All if left out.
+        prior_part: The last of the three sums where it is known, a constant; estimated from the samples if left out.
 
     Returns:
         A scalar without unit, differentiable in ``probs`` and ``z``.
@@ -170,35 +198,37 @@ def squared_mmd(
     check_choice("divergence", divergence, DIVERGENCES)
     check_shape("z", z, (None, None, None), " (batch, num_components, latent_dim)")
     batch, num_components, latent_dim = z.shape
-    check_shape("probs", probs, (batch, num_components), " (batch, num_components)")
     check_shape("prior_probs", prior_probs, (num_components,), " (num_components,)")
     check_shape("prior_z", prior_z, (num_components, None, latent_dim), " (num_components, samples, latent_dim)")
     samples = prior_z.shape[1]
     if batch < 2 or samples < 2:
         raise ValueError(f"an unbiased estimate needs 2 codes and 2 prior samples or more, got {batch} and {samples}")
 
-    data = sampled_data_data(probs, z, kernel, divergence)
-    weight, codes = _sets(probs.t() / batch, z.transpose(0, 1), divergence)
+    data = _data_sets(probs, z, divergence, kept)
     prior_weight = (prior_probs[:, None] / samples).expand(-1, samples)  # (K, M)
-    prior_weight, prior_z = _sets(prior_weight, prior_z, divergence)
-    cross = _kernel_sum(weight, codes, prior_weight, prior_z, kernel)
-    # Within a component the samples' own pairs are left out, and the rest reweighted; pairs of different
-    # components are independent as they are.
-    count = prior_z.shape[1]
-    component = torch.arange(count, device=z.device) // samples
-    reweight = (1 + (component[:, None] == component).to(z) / (samples - 1)).fill_diagonal_(0)
-    prior = _kernel_sum(prior_weight, prior_z, prior_weight, prior_z, kernel, reweight)
-    return data - 2 * cross + prior
+    if divergence == "marginal":
+        prior_weight, prior_z = prior_weight.reshape(1, -1), prior_z.reshape(1, -1, latent_dim)
+    cross = _kernel_sum(data.weight, data.codes, prior_weight, prior_z, kernel) / batch
+    if prior_part is None:
+        # Within a component the samples' own pairs are left out, and the rest reweighted; pairs of different
+        # components are independent as they are.
+        component = torch.arange(prior_z.shape[1], device=z.device) // samples
+        reweight = (1 + (component[:, None] == component).to(z) / (samples - 1)).fill_diagonal_(0)
+        prior_part = _kernel_sum(prior_weight, prior_z, prior_weight, prior_z, kernel, reweight)
+    return _data_data(data, kernel, batch) - 2 * cross + prior_part
 
 
-def sampled_data_data(probs: Tensor, z: Tensor, kernel: InverseMultiquadratic, divergence: str = "joint") -> Tensor:
+def data_data(
+    probs: Tensor, z: Tensor, kernel: InverseMultiquadratic, divergence: str = "joint", kept: Tensor | None = None
+) -> Tensor:
     r"""The data-data part of :func:`squared_mmd`: mean kernel value over pairs of codes of different images.
 
     Args:
-        probs: q_D(k|x_i), shape (B, K), B at least 2.
+        probs: q_D(k|x), or weights that stand for it, shape (B, K), B at least 2.
         z: One code for each image and component, shape (B, K, D).
         kernel: The kernel on codes.
         divergence: ``"joint"`` or ``"marginal"``.
+        kept: Codes that take part, bool, shape (B, K); the others must have weight zero. All if left out.
 
     Returns:
         A scalar without unit, differentiable in ``probs`` and ``z``.
@@ -210,25 +240,51 @@ def sampled_data_data(probs: Tensor, z: Tensor, kernel: InverseMultiquadratic, d
     """
     check_choice("divergence", divergence, DIVERGENCES)
     check_shape("z", z, (None, None, None), " (batch, num_components, latent_dim)")
-    check_shape("probs", probs, tuple(z.shape[:2]), " (batch, num_components)")
-    batch = len(z)
-    if batch < 2:
-        raise ValueError(f"pairs of different images need 2 images or more, got {batch}")
-    weight, codes = _sets(probs.t() / batch, z.transpose(0, 1), divergence)
-    # The image that each code of a set belongs to: (N,).
-    owner = torch.arange(batch, device=z.device).repeat(codes.shape[1] // batch)
-    distinct = owner[:, None] != owner  # (N, N)
-    return _kernel_sum(weight, codes, weight, codes, kernel, distinct) * batch / (batch - 1)
+    if len(z) < 2:
+        raise ValueError(f"pairs of different images need 2 images or more, got {len(z)}")
+    return _data_data(_data_sets(probs, z, divergence, kept), kernel, len(z))
 
 
-def _sets(weight: Tensor, codes: Tensor, divergence: str) -> tuple[Tensor, Tensor]:
-    """Weights (G, N) and codes (G, N, D) of the sets that are compared, each with itself alone.
+class _Sets(NamedTuple):
+    """Codes in G sets, each of which is compared with itself alone: the K components (joint), or one (marginal).
 
-    From (K, M) and (K, M, D): the K components one by one (joint), or all codes in one set (marginal).
+    Attributes:
+        weight: Weights, (G, N).
+        codes: Codes, (G, N, D).
+        image: The image that each belongs to, (G, N).
     """
-    if divergence == "joint":
-        return weight, codes
-    return weight.reshape(1, -1), codes.reshape(1, -1, codes.shape[-1])
+
+    weight: Tensor
+    codes: Tensor
+    image: Tensor
+
+
+def _data_data(data: _Sets, kernel: InverseMultiquadratic, batch: int) -> Tensor:
+    distinct = data.image.unsqueeze(2) != data.image.unsqueeze(1)  # (G, N, N)
+    return _kernel_sum(data.weight, data.codes, data.weight, data.codes, kernel, distinct) / (batch * (batch - 1))
+
+
+def _data_sets(probs: Tensor, z: Tensor, divergence: str, kept: Tensor | None) -> _Sets:
+    """The sets of a batch, from weights (B, K) and codes (B, K, D).
+
+    On a CPU they hold no more than is kept; on other devices everything, as a size that depends on values would have
+    to be waited for.
+    """
+    check_shape("probs", probs, tuple(z.shape[:2]), " (batch, num_components)")
+    if z.device.type != "cpu":
+        kept = None
+    image = torch.arange(len(z), device=z.device)
+    if divergence == "marginal":
+        image = image[:, None].expand(probs.shape)
+        if kept is None:
+            return _Sets(probs.reshape(1, -1), z.reshape(1, -1, z.shape[-1]), image.reshape(1, -1))
+        return _Sets(probs[kept][None], z[kept][None], image[kept][None])
+    probs, z = probs.t(), z.transpose(0, 1)  # (K, B) and (K, B, D)
+    if kept is None:
+        return _Sets(probs, z, image.expand(probs.shape))
+    # As many places for each component as the fullest needs; free ones hold codes of weight zero.
+    image = kept.t().to(z).topk(int(kept.sum(0).max()), dim=1).indices  # (K, N)
+    return _Sets(probs.gather(1, image), z.gather(1, image.unsqueeze(2).expand(-1, -1, z.shape[2])), image)
 
 
 def _kernel_sum(
@@ -241,10 +297,9 @@ def _kernel_sum(
 ) -> Tensor:
     """Sum over sets g and pairs (n, m) of weight_a[g, n] weight_b[g, m] mask[n, m] kernel(a[g, n], b[g, m])."""
     # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b, as one batched product: (G, N, M).
-    squared_distance = (
-        a.square().sum(-1).unsqueeze(2) + b.square().sum(-1).unsqueeze(1) - 2 * a @ b.transpose(1, 2)
-    ).clamp_min(0)
+    lengths = a.square().sum(-1).unsqueeze(2) + b.square().sum(-1).unsqueeze(1)
+    squared_distance = torch.baddbmm(lengths, a, b.transpose(1, 2), alpha=-2).clamp_min(0)
     values = kernel(squared_distance)
     if mask is not None:
         values = values * mask
-    return torch.einsum("gn,gnm,gm->", weight_a, values, weight_b)
+    return (weight_a.unsqueeze(1) @ values @ weight_b.unsqueeze(2)).sum()

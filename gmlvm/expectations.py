@@ -1,4 +1,9 @@
-r"""Expectations over k: which terms of :math:`\sum_k q_D(k|x) f_k(x)` are computed."""
+r"""Expectations over k: which terms of :math:`\sum_k q_D(k|x) f_k(x)` are computed.
+
+Every rule gives each image a few components with weights that stand for q_D. The weights of an image sum to one: its
+most probable component takes what the others leave, :math:`1 - \sum_{k \ne \hat k} w_k`. So a term counts only by how
+far it differs from the most probable one, which lowers bias and variance of value and gradient alike.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +16,24 @@ from torch import Tensor
 
 from gmlvm.validation import check_number, check_positive_int
 
+#: Probability below which a component can be left out: gradients then differ by less than a thousandth.
+TOLERANCE = 1e-4
+
 
 class Selection(NamedTuple):
     """The N terms to compute, out of B times K.
 
     Attributes:
         image: Index of the image, int64, shape (N,).
-        component: Index k, int64, shape (N,).
-        weight: Weight of the term, shape (N,), differentiable in q_D.
-        control: Where each image's last term was drawn, a control variate for the gradient, shape (B,): of value
-            zero and mean gradient zero. None where no term was drawn.
+        component: Index k, int64, shape (N,); no pair of image and component stands twice.
+        weight: Weight of the term, shape (N,), differentiable in q_D; the weights of an image sum to one.
 
-    Source: chapter "Training the GM-WAE".
+    Source: chapter "A sum that costs what it uses".
     """
 
     image: Tensor
     component: Tensor
     weight: Tensor
-    control: Tensor | None = None
 
     def mean(self, values: Tensor, batch: int) -> Tensor:
         r"""The sum over k of :math:`q_D(k|x) f_k(x)`, as a mean over the batch.
@@ -40,18 +45,13 @@ class Selection(NamedTuple):
         Returns:
             A scalar in the unit of ``values``, differentiable in them and in q_D.
         """
-        total = (self.weight * values).sum()
-        if self.control is not None:
-            # What a drawn term is like matters only as far as it differs from those computed exactly.
-            exact = values.detach().view(batch, -1)[:, :-1]
-            total = total + (self.control * exact.mean(1)).sum()
-        return total / batch
+        return (self.weight * values).sum() / batch
 
 
 class Expectation(ABC):
     """A rule that selects the terms of a sum over k.
 
-    Source: chapter "Training the GM-WAE".
+    Source: chapter "A sum that costs what it uses".
     """
 
     @abstractmethod
@@ -71,43 +71,45 @@ class Expectation(ABC):
 class Dense(Expectation):
     """All B times K terms: exact.
 
-    Source: chapter "Training the GM-WAE".
+    Source: chapter "A sum that costs what it uses".
     """
 
     def select(self, log_probs: Tensor, generator: torch.Generator | None = None) -> Selection:
         """Select every term."""
-        probs = log_probs.exp()
-        image, component = probs.new_ones(probs.shape).nonzero(as_tuple=True)
-        return Selection(image, component, probs.flatten())
+        component = torch.arange(log_probs.shape[1], device=log_probs.device).expand(log_probs.shape)
+        return _selection(component, log_probs.exp())
 
 
 @dataclass(frozen=True)
 class Truncated(Expectation):
     r"""Only terms with q_D(k|x) above a tolerance: as q_D grows sharp, few of K are left.
 
-    The value is off by at most :math:`\text{tolerance} \cdot K \cdot \max_k |f_k(x)|`. The largest term is always
-    kept.
+    The error is :math:`\sum_k q_k (f_{\hat k} - f_k)` over the terms left out. With F the range of :math:`f_k(x)`
+    over k, the value is off by at most :math:`(K - 1) \cdot \text{tolerance} \cdot F`, and the gradient in the logits
+    of q_D, summed over its absolute values, by at most twice that. The gradient in anything behind :math:`f` is off by
+    at most :math:`(K - 1) \cdot \text{tolerance} \cdot \max_k \lVert \nabla f_{\hat k} - \nabla f_k \rVert`.
+
+    How many terms there are depends on the values, so a GPU has to wait for them at each step.
 
     Args:
-        tolerance: Terms of no more probability than this are left out, in [0, 1/2].
+        tolerance: Terms of no more probability than this are left out, but for each image's largest; in [0, 1/2].
 
     Raises:
         ValueError: If ``tolerance`` is out of range.
 
-    Source: chapter "Training the GM-WAE".
+    Source: chapter "A sum that costs what it uses".
     """
 
-    tolerance: float = 1e-3
+    tolerance: float = TOLERANCE
 
     def __post_init__(self) -> None:
         check_number("tolerance", self.tolerance, maximum=0.5)
 
     def select(self, log_probs: Tensor, generator: torch.Generator | None = None) -> Selection:
         """Select the terms above the tolerance and each image's largest."""
-        probs = log_probs.exp()
-        kept = (probs > self.tolerance).scatter(1, probs.argmax(1, keepdim=True), True)
+        weight, kept = truncate(log_probs, self.tolerance)
         image, component = kept.nonzero(as_tuple=True)
-        return Selection(image, component, probs[image, component])
+        return Selection(image, component, weight[image, component])
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ class TopM(Expectation):
         k' \sim q_k / R \text{ on } k \notin T
 
     with T the m largest. The weight of the drawn term has the value R and the gradient
-    :math:`R\, \nabla \log q_{k'}`, so that the gradient is unbiased as well; the mean of the exact terms serves as
-    its baseline. With m at least K - 1 nothing is left to draw from, and the sum is exact.
+    :math:`R\, \nabla \log q_{k'}`, so that the gradient is unbiased as well. With m at least K - 1 nothing is
+    left to draw from, and the sum is exact.
 
     Args:
         m: Terms that are computed exactly, at least 1.
@@ -129,7 +131,7 @@ class TopM(Expectation):
         TypeError: If ``m`` is not an integer.
         ValueError: If it is below 1.
 
-    Source: Liu et al. (2019), section 3.
+    Source: Liu et al. (2019), section 3; chapter "A sum that costs what it uses".
     """
 
     m: int = 1
@@ -142,18 +144,99 @@ class TopM(Expectation):
         num_components = log_probs.shape[1]
         if self.m >= num_components - 1:
             return Dense().select(log_probs)
-        top = log_probs.detach().topk(self.m, dim=1).indices  # (B, m)
+        top = log_probs.detach().topk(self.m, dim=1).indices  # (B, m), the largest first
         rest = log_probs.detach().scatter(1, top, -torch.inf)  # (B, K)
         drawn = torch.multinomial(rest.softmax(1), 1, generator=generator)  # (B, 1)
-        drawn_log_prob = log_probs.gather(1, drawn)
-        # One, with the gradient of the logarithm: the score function of the draw.
-        score = (drawn_log_prob - drawn_log_prob.detach()).exp()
-        exact = log_probs.gather(1, top).exp()  # (B, m)
-        drawn_weight = rest.exp().sum(1, keepdim=True) * score  # (B, 1)
-        # What is left of one has the same value and the exact gradient.
-        left = 1 - exact.sum(1)
-        control = (left - left.detach()) - (drawn_weight - drawn_weight.detach()).squeeze(1)
-        weight = torch.cat([exact, drawn_weight], dim=1)
-        component = torch.cat([top, drawn], dim=1)  # (B, m + 1)
-        image = torch.arange(len(log_probs), device=log_probs.device).repeat_interleave(self.m + 1)
-        return Selection(image, component.flatten(), weight.flatten(), control)
+        drawn_weight = rest.exp().sum(1, keepdim=True) * _score(log_probs.gather(1, drawn))  # (B, 1)
+        weight = torch.cat([log_probs.gather(1, top).exp(), drawn_weight], dim=1)  # (B, m + 1)
+        first = torch.zeros_like(drawn)
+        return _selection(torch.cat([top, drawn], dim=1), _sum_to_one(weight, first))
+
+
+@dataclass(frozen=True)
+class Resampled(Expectation):
+    r"""Terms with q_D(k|x) of at least 1/m exactly, the smaller ones by chance: unbiased, at most m + 1 terms.
+
+    A term below 1/m is kept with probability :math:`m\, q_k`, and then weighs 1/m, whatever it was. Its expected
+    weight is :math:`q_k`. The draws of one image are stratified: with R the total of its small terms, :math:`m R`
+    terms are kept, rounded up or down. So an image costs :math:`1 + \sum_{k \ne \hat k} \min(1, m\, q_k)` terms on
+    average, whatever K, and one as q_D grows sharp.
+
+    The weight of a kept small term has the gradient :math:`\nabla q_k / (m\, q_k)`, so that the gradient of the sum is
+    unbiased as well. No weight is negative. Weights of different images are independent, so sums over pairs of
+    images are unbiased too.
+
+    Args:
+        m: Inverse of the probability from which terms are exact, at least 1.
+
+    Raises:
+        TypeError: If ``m`` is not an integer.
+        ValueError: If it is below 1.
+
+    Source: Fearnhead and Clifford (2003), section 3.2; chapter "A sum that costs what it uses".
+    """
+
+    m: int = 2
+
+    def __post_init__(self) -> None:
+        check_positive_int("m", self.m)
+
+    def select(self, log_probs: Tensor, generator: torch.Generator | None = None) -> Selection:
+        """Select the terms of 1/m or more and each image's largest, and draw from the others."""
+        # Where values are on another device, shapes do not depend on them: nothing has to wait.
+        return self._select(log_probs, generator, fixed_shape=log_probs.device.type != "cpu")
+
+    def _select(self, log_probs: Tensor, generator: torch.Generator | None, fixed_shape: bool) -> Selection:
+        probs = log_probs.exp()
+        top = probs.argmax(1, keepdim=True)  # (B, 1)
+        chance = (self.m * probs.detach()).scatter(1, top, 0)  # (B, K)
+        large = chance >= 1
+        # The small terms' chances side by side, and a comb of unit spacing laid over them, shifted at random: a
+        # term is kept if a tooth falls into its stretch.
+        shift = torch.rand(len(probs), 1, generator=generator, device=probs.device, dtype=probs.dtype)
+        teeth = torch.cat([shift, shift + chance.masked_fill(large, 0).cumsum(1)], dim=1).floor()
+        drawn = teeth.diff(dim=1) > 0
+        weight = torch.where(drawn, _score(log_probs) / self.m, probs * large)
+        kept = (drawn | large).scatter(1, top, True)
+        weight = _sum_to_one(weight, top)  # (B, K)
+        if fixed_shape:  # m + 1 places an image; free ones hold terms of weight zero
+            component = kept.to(probs).topk(min(self.m + 1, probs.shape[1]), dim=1).indices
+            return _selection(component, weight.gather(1, component))
+        image, component = kept.nonzero(as_tuple=True)
+        return Selection(image, component, weight[image, component])
+
+
+def truncate(log_probs: Tensor, tolerance: float = TOLERANCE) -> tuple[Tensor, Tensor]:
+    """Weights in which no component of little probability takes part; see :class:`Truncated`.
+
+    Args:
+        log_probs: log q_D(k|x), normalised, shape (B, K).
+        tolerance: Components of no more probability than this are left out, but for each image's largest.
+
+    Returns:
+        The weights, shape (B, K), rows summing to one, zero where a component is left out, differentiable in q_D;
+        and which take part, bool, shape (B, K).
+
+    Source: chapter "A sum that costs what it uses".
+    """
+    probs = log_probs.exp()
+    top = probs.argmax(1, keepdim=True)  # (B, 1)
+    kept = (probs > tolerance).scatter(1, top, True)
+    return _sum_to_one(probs * kept, top), kept
+
+
+def _selection(component: Tensor, weight: Tensor) -> Selection:
+    """Equally many terms for each image, from (B, M) and (B, M)."""
+    image = torch.arange(len(component), device=component.device).repeat_interleave(component.shape[1])
+    return Selection(image, component.flatten(), weight.flatten())
+
+
+def _sum_to_one(weight: Tensor, top: Tensor) -> Tensor:
+    """Weights, (B, M), where the one at index ``top``, (B, 1), is replaced by what the others leave of one."""
+    others = weight.scatter(1, top, 0)
+    return others.scatter(1, top, 1 - others.sum(1, keepdim=True))
+
+
+def _score(log_probs: Tensor) -> Tensor:
+    """One, with the gradient of the log probability: the score function of a draw."""
+    return (log_probs - log_probs.detach()).exp()

@@ -210,5 +210,6 @@ def _divergence(model: GMLVM, split: Split, seed: int) -> float:
                 continue
             images = split.images[indices]
             posterior = model.posterior(images.to(model.device))
-            values.append(penalty.penalty(model, posterior, posterior.sample(generator), generator).item())
+            z = posterior.sample(generator)
+            values.append(penalty.penalty(model.prior, posterior, z, generator).item())
     return float(np.mean(values))

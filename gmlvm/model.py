@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ class Posterior:
     loc: Tensor
     scale: Tensor
 
-    @property
+    @cached_property
     def log_probs(self) -> Tensor:
         """Normalised log q_D(k|x), nats, shape (B, K)."""
         return self.logits.log_softmax(-1)

@@ -109,7 +109,7 @@ class ComponentEncoder(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``loc`` and ``scale``, each (B, K, D), for images of shape (B, C, H, W)."""
         hidden = F.relu(self.hidden(x.flatten(1))).unflatten(1, (self.num_components, self.hidden_dim))  # (B, K, h)
-        out = torch.einsum("bkh,khd->bkd", hidden, self.weight) + self.bias  # (B, K, 2D)
+        out = torch.baddbmm(self.bias.unsqueeze(1), hidden.transpose(0, 1), self.weight).transpose(0, 1)  # (B, K, 2D)
         loc, log_scale = out.chunk(2, dim=-1)
         return loc, log_scale.exp()
 

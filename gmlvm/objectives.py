@@ -3,32 +3,25 @@ r"""What training minimises: the VAE's negative ELBO, and the WAE's transport co
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gmlvm import closed_form
-from gmlvm.divergences import (
-    DEFAULT_FACTORS,
-    DIVERGENCES,
-    InverseMultiquadratic,
-    categorical_kl,
-    gaussian_kl,
-    sampled_data_data,
-    squared_mmd,
-)
-from gmlvm.expectations import Dense, Expectation, Truncated
+from gmlvm import closed_form, divergences
+from gmlvm.divergences import DEFAULT_FACTORS, DIVERGENCES, InverseMultiquadratic, categorical_kl, gaussian_kl
+from gmlvm.expectations import Dense, Expectation, Resampled, truncate
 from gmlvm.model import GMLVM, Posterior
+from gmlvm.prior import GaussianMixturePrior
 from gmlvm.smoothness import adversarial_change
 from gmlvm.validation import as_unit_interval, check_choice, check_number, check_positive_int
 
 #: How the squared MMD is estimated: which of its three parts are taken in closed form.
 ESTIMATORS = ("sampled", "half-closed", "closed")
-# Components of no more probability than this take no part in the closed form of the data-data pairs.
-_PAIR_TOLERANCE = 1e-3
 
 
 class VAETerms(NamedTuple):
@@ -155,11 +148,11 @@ class WAE(Objective):
         penalty_weight: :math:`\lambda`, at least 0.
         divergence: ``"joint"`` or ``"marginal"``.
         reconstruction_weight: w, at least 0. The optimiser sees little but the ratio of the two weights.
-        expectation: Which terms of the sum over k are decoded; those above 0.001 by default.
+        expectation: Which terms of the sum over k are decoded; by default an unbiased choice of one to three.
         factors: Kernel constants in units of the prior's mean squared distance within a component.
         estimator: How the squared MMD is estimated: ``"sampled"``; ``"half-closed"``, with closed forms for all that
-            the prior is part of; or ``"closed"``, with no sample at all, where components below a
-            probability of 0.001 are left out.
+            the prior is part of; or ``"closed"``, with no sample at all. What the prior has to itself is always
+            closed, and computed once.
         prior_samples: Samples drawn from each prior component at each step if ``"sampled"``, at least 2.
         smoothness_weight: :math:`\gamma`, at least 0.
         smoothness_radius: Length of the perturbation, in units of x, positive; see
@@ -179,7 +172,7 @@ class WAE(Objective):
     penalty_weight: float
     divergence: str = "joint"
     reconstruction_weight: float = 1.0
-    expectation: Expectation = field(default_factory=Truncated)
+    expectation: Expectation = field(default_factory=Resampled)
     factors: tuple[float, ...] = DEFAULT_FACTORS
     estimator: str = "sampled"
     prior_samples: int = 16
@@ -207,7 +200,7 @@ class WAE(Objective):
         images = model.decoder_logits(z[chosen.image, chosen.component]).sigmoid()
         error = (images - x[chosen.image]).square()
         reconstruction = chosen.mean(error.flatten(1).sum(1), len(x))
-        divergence = self.penalty(model, posterior, z, generator)
+        divergence = self.penalty(model.prior, posterior, z, generator)
         roughness = torch.zeros_like(divergence)
         if self.smoothness_weight > 0:
             roughness = adversarial_change(model.discrete_encoder, x, self.smoothness_radius, generator)
@@ -219,12 +212,19 @@ class WAE(Objective):
         return WAETerms(loss, reconstruction, divergence, roughness)
 
     def penalty(
-        self, model: GMLVM, posterior: Posterior, z: Tensor, generator: torch.Generator | None = None
+        self,
+        prior: GaussianMixturePrior,
+        posterior: Posterior,
+        z: Tensor,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Unbiased squared MMD of codes against the prior.
 
+        Only codes whose component is all but improbable take part (:func:`gmlvm.expectations.truncate`). It is not
+        estimated from drawn terms, as the sum over k of the cost can be: its gradient would be much noisier.
+
         Args:
-            model: The model, for its prior.
+            prior: The prior.
             posterior: Both posteriors of a batch.
             z: One sample of the posterior for each image and component, shape (B, K, D).
             generator: Source of randomness.
@@ -232,22 +232,67 @@ class WAE(Objective):
         Returns:
             A scalar without unit; see :func:`gmlvm.divergences.squared_mmd`.
         """
-        prior, probs = model.prior, posterior.probs
-        kernel = InverseMultiquadratic.for_prior(prior, self.factors)
+        # In the prior's precision even under autocast: distances are small differences of large numbers.
+        with torch.autocast(z.device.type, enabled=False):
+            dtype = prior.loc.dtype
+            return self._penalty(
+                prior,
+                posterior.log_probs.to(dtype),
+                posterior.loc.to(dtype),
+                posterior.scale.to(dtype),
+                z.to(dtype),
+                generator,
+            )
+
+    def _penalty(
+        self,
+        prior: GaussianMixturePrior,
+        log_probs: Tensor,
+        loc: Tensor,
+        scale: Tensor,
+        z: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        kernel, constant = _prior_part(prior, self.factors, self.divergence)
+        weight, kept = truncate(log_probs)  # (B, K)
         if self.estimator == "sampled":
-            component = torch.arange(prior.num_components, device=z.device).repeat_interleave(self.prior_samples)
-            prior_z = prior.sample(len(component), component, generator=generator)  # (K M, D)
-            prior_z = prior_z.unflatten(0, (prior.num_components, self.prior_samples))
-            return squared_mmd(probs, z, prior.probs, prior_z, kernel, self.divergence)
-        loc, scale = posterior.loc, posterior.scale
+            prior_z = prior.sample_each(self.prior_samples, generator)  # (K, M, D)
+            return divergences.squared_mmd(
+                weight, z, prior.probs, prior_z, kernel, self.divergence, kept=kept, prior_part=constant
+            )
         if self.estimator == "closed":
-            data = closed_form.data_data(probs, loc, scale, kernel, self.divergence, _PAIR_TOLERANCE)
+            data = closed_form.data_data(weight, loc, scale, kernel, self.divergence, kept)
         else:
-            data = sampled_data_data(probs, z, kernel, self.divergence)
-        cross = closed_form.data_prior(probs, loc, scale, prior, kernel, self.divergence)
-        return data - 2 * cross + closed_form.prior_prior(prior, kernel, self.divergence)
+            data = divergences.data_data(weight, z, kernel, self.divergence, kept)
+        cross = closed_form.data_prior(weight, loc, scale, prior, kernel, self.divergence, kept)
+        return data - 2 * cross + constant
 
 
 def _check_expectation(expectation: object) -> None:
     if not isinstance(expectation, Expectation):
         raise TypeError(f"expectation must be an Expectation such as Dense() or Truncated(), got {expectation!r}")
+
+
+# Quadrature nodes of the prior's own part, in float64: as it is needed once, it may as well be exact.
+_CONSTANT_NODES = 64
+# What depends on the prior alone, by prior: what its buffers were, and for each setting the kernel and a constant.
+_PriorParts = dict[tuple[tuple[float, ...], str], tuple[InverseMultiquadratic, Tensor]]
+_PRIOR_PARTS: WeakKeyDictionary[GaussianMixturePrior, tuple[tuple[tuple[int, int], ...], _PriorParts]] = (
+    WeakKeyDictionary()
+)
+
+
+def _prior_part(
+    prior: GaussianMixturePrior, factors: tuple[float, ...], divergence: str
+) -> tuple[InverseMultiquadratic, Tensor]:
+    """The kernel in the prior's units and the prior-prior part of the squared MMD, computed once for each prior."""
+    state = tuple((buffer.data_ptr(), buffer._version) for buffer in prior.buffers())
+    known, parts = _PRIOR_PARTS.get(prior, (None, {}))
+    if known != state:  # new, or loaded or moved since
+        parts = {}
+        _PRIOR_PARTS[prior] = (state, parts)
+    if (factors, divergence) not in parts:
+        kernel = InverseMultiquadratic.for_prior(prior, factors)
+        constant = closed_form.prior_prior(deepcopy(prior).cpu().double(), kernel, divergence, _CONSTANT_NODES)
+        parts[factors, divergence] = (kernel, constant.to(prior.loc))
+    return parts[factors, divergence]

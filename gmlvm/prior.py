@@ -210,6 +210,26 @@ class GaussianMixturePrior(nn.Module):
         noise = torch.randn(n, self.latent_dim, generator=generator, device=self.loc.device, dtype=self.loc.dtype)
         return self.loc[k] + temperature * self.scale[k] * noise
 
+    def sample_each(self, samples: int, generator: torch.Generator | None = None) -> Tensor:
+        r"""Draw equally many codes from every component.
+
+        Args:
+            samples: M, codes of each component, at least 1.
+            generator: Source of randomness, on the prior's device; torch's global one if left out.
+
+        Returns:
+            Codes z, shape (K, M, D).
+
+        Raises:
+            TypeError: If ``samples`` is not an integer.
+            ValueError: If ``samples`` is below 1.
+
+        Source: chapter "Training the GM-WAE".
+        """
+        shape = (self.num_components, check_positive_int("samples", samples), self.latent_dim)
+        noise = torch.randn(shape, generator=generator, device=self.loc.device, dtype=self.loc.dtype)
+        return self.loc.unsqueeze(1) + self.scale.unsqueeze(1) * noise
+
     def extra_repr(self) -> str:
         """Sizes for ``repr``."""
         return f"num_components={self.num_components}, latent_dim={self.latent_dim}"

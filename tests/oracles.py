@@ -1,6 +1,7 @@
 """Independent computations in NumPy and SciPy, straight from the formulas. Nothing here imports gmlvm or torch."""
 
 import numpy as np
+from scipy.integrate import quad
 from scipy.special import expit, log_softmax, xlogy
 from scipy.stats import multivariate_normal
 
@@ -83,8 +84,26 @@ def imq(a, b, constants):
     return sum(c / (c + ((a - b) ** 2).sum()) for c in constants)
 
 
-def squared_mmd(probs, z, prior_probs, prior_z, constants, joint):
-    """The unbiased estimate by its double sums, pair by pair."""
+def prior_part(prior_probs, loc, scale, constants, joint):
+    """E kappa(y, y') over independent draws of the prior, by adaptive quadrature of the Laplace integral."""
+    total = 0.0
+    for k, p in enumerate(prior_probs):
+        for l, q in enumerate(prior_probs):  # noqa: E741
+            if joint and k != l:
+                continue
+            difference, variance = loc[k] - loc[l], scale[k] ** 2 + scale[l] ** 2
+            for c in constants:
+
+                def integrand(t, c=c, difference=difference, variance=variance):
+                    root = np.sqrt(1 + 2 * t * variance / c)
+                    return np.exp(-t - (t * difference**2 / (c + 2 * t * variance)).sum()) / root.prod()
+
+                total += p * q * quad(integrand, 0, np.inf, epsabs=1e-12)[0]
+    return total
+
+
+def squared_mmd(probs, z, prior_probs, prior_z, constants, joint, prior_part=None):
+    """The unbiased estimate by its double sums, pair by pair; the prior's own part is estimated if not given."""
     batch, num_components, _ = z.shape
     samples = prior_z.shape[1]
     data = cross = prior = 0.0
@@ -101,7 +120,7 @@ def squared_mmd(probs, z, prior_probs, prior_z, constants, joint):
             pairs = [(m, n) for m in range(samples) for n in range(samples) if k != l or m != n]
             mean = np.mean([imq(prior_z[k, m], prior_z[l, n], constants) for m, n in pairs])
             prior += prior_probs[k] * prior_probs[l] * mean
-    return data - 2 * cross + prior
+    return data - 2 * cross + (prior if prior_part is None else prior_part)
 
 
 def mixture_log_prob(z, log_weights, loc, scale):

@@ -60,6 +60,31 @@ def test_mmd_agrees_with_the_brute_force_double_sum(divergence, seed):
 
 
 @pytest.mark.parametrize("divergence", ["joint", "marginal"])
+def test_codes_that_are_not_kept_take_no_part(divergence):
+    probs, z, prior_probs, prior_z = random_case()
+    kept = torch.rand(5, 3, generator=torch.Generator().manual_seed(1)) > 0.4
+    assert 2 < kept.sum() < 15
+    weight, kernel = (probs * kept).requires_grad_(), InverseMultiquadratic(CONSTANTS)
+    every = squared_mmd(weight, z, prior_probs, prior_z, kernel, divergence)
+    moved = z.masked_fill(~kept[..., None], 9)
+    some = squared_mmd(weight, moved, prior_probs, prior_z, kernel, divergence, kept=kept)
+    torch.testing.assert_close(some, every, rtol=1e-12, atol=0)
+    gradients = [torch.autograd.grad(value, weight)[0] * kept for value in (every, some)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("divergence", ["joint", "marginal"])
+def test_a_known_prior_part_takes_the_place_of_the_estimated_one(divergence):
+    case, kernel = random_case(), InverseMultiquadratic(CONSTANTS)
+    estimated = squared_mmd(*case, kernel, divergence)
+    with_zero, with_two = (
+        squared_mmd(*case, kernel, divergence, prior_part=torch.tensor(p, dtype=torch.float64)) for p in (0.0, 2.0)
+    )
+    assert (with_two - with_zero).item() == pytest.approx(2)
+    assert with_zero < estimated
+
+
+@pytest.mark.parametrize("divergence", ["joint", "marginal"])
 def test_mmd_is_zero_in_expectation_for_equal_distributions(divergence):
     """Codes drawn from the prior with the prior's weights: the estimate must average to zero, with both signs."""
     prior = GaussianMixturePrior.simplex(3, 2, edge=2.0)

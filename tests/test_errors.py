@@ -8,7 +8,7 @@ from torch import nn
 
 from gmlvm import GMLVM, VAE, WAE, GaussianMixturePrior, datasets, evaluate, fit, metrics, networks, plots
 from gmlvm.divergences import InverseMultiquadratic, categorical_kl, gaussian_kl, squared_mmd
-from gmlvm.expectations import TopM, Truncated
+from gmlvm.expectations import Resampled, TopM, Truncated
 
 nan, inf = float("nan"), float("inf")
 GREY = np.zeros((4, 6, 5), dtype=np.uint8)
@@ -60,6 +60,7 @@ CASES = {
     "sample components": (
         lambda: PRIOR.sample(2, component=torch.tensor([0])), ValueError, r"component must have shape \(2\).*got \(1,\)"
     ),
+    "sample each": (lambda: PRIOR.sample_each(0), ValueError, "samples must be at least 1, got 0"),
     "sample temperature": (lambda: PRIOR.sample(2, temperature=-0.5), ValueError, "temperature must be .* got -0.5"),
     # divergences and expectations
     "kl shapes": (
@@ -75,6 +76,8 @@ CASES = {
     "mmd one code": (lambda: mmd(probs=(1, 3), z=(1, 3, 2)), ValueError, "2 prior samples or more, got 1 and 4"),
     "mmd one sample": (lambda: mmd(prior_z=(3, 1, 2)), ValueError, "2 prior samples or more, got 5 and 1"),
     "tolerance": (lambda: Truncated(0.7), ValueError, r"tolerance must be .* in \[0, 0.5\], got 0.7"),
+    "resampled m": (lambda: Resampled(0), ValueError, "m must be at least 1, got 0"),
+    "resampled type": (lambda: Resampled(1.5), TypeError, "m must be an integer, got 1.5"),
     "top m": (lambda: TopM(0), ValueError, "m must be at least 1, got 0"),
     # objectives
     "beta negative": (lambda: VAE(beta=-1.0), ValueError, "beta must be .* got -1"),

@@ -1,9 +1,12 @@
-"""Sums over k: the exact one, and the truncated one within its bound."""
+"""Sums over k: the exact one, the truncated one within its bounds, and those that draw without bias."""
 
+import numpy as np
 import pytest
 import torch
 
-from gmlvm.expectations import Dense, TopM, Truncated
+from gmlvm.expectations import Dense, Resampled, TopM, Truncated
+
+DRAWING = [TopM(1), TopM(2), TopM(4), Resampled(1), Resampled(2), Resampled(3), Resampled(5)]
 
 
 def total(rule, log_probs, values):
@@ -23,12 +26,41 @@ def test_dense_is_the_sum(log_probs):
     torch.testing.assert_close(total(Dense(), log_probs, values), (log_probs.exp() * values).sum(1))
 
 
+@pytest.mark.parametrize("rule", [Dense(), Truncated(0.1), *DRAWING], ids=repr)
+def test_weights_of_an_image_sum_to_one_and_no_term_stands_twice(log_probs, rule):
+    chosen = rule.select(log_probs.clone().requires_grad_(), torch.Generator().manual_seed(0))
+    sums = torch.zeros(len(log_probs), dtype=torch.float64).index_add(0, chosen.image, chosen.weight)
+    torch.testing.assert_close(sums, torch.ones_like(sums))
+    pairs = set(zip(chosen.image.tolist(), chosen.component.tolist(), strict=True))
+    assert len(pairs) == len(chosen.weight)
+
+
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-2, 0.1])
-def test_truncation_stays_within_its_bound_and_saves_terms(log_probs, tolerance):
-    values = torch.rand_like(log_probs)
-    error = (total(Truncated(tolerance), log_probs, values) - total(Dense(), log_probs, values)).abs().max()
-    assert 0 < error <= tolerance * 6 * values.max()
+def test_truncation_stays_within_its_bounds_and_saves_terms(log_probs, tolerance):
+    values = torch.randn_like(log_probs)
+    spread = values.amax(1) - values.amin(1)
+    bound = 5 * tolerance * spread  # (B,), for K = 6
+    sums, gradients = [], []
+    for rule in (Truncated(tolerance), Dense()):
+        logits = log_probs.clone().requires_grad_()
+        sums.append(total(rule, logits.log_softmax(1), values))
+        gradients.append(torch.autograd.grad(sums[-1].sum(), logits)[0])
+    error, gradient_error = (sums[0] - sums[1]).abs(), (gradients[0] - gradients[1]).abs().sum(1)
+    assert (error <= bound).all()
+    assert (gradient_error <= 2 * bound).all()
+    assert error.max() > 0
     assert len(Truncated(tolerance).select(log_probs).weight) < log_probs.numel()
+
+
+def test_truncation_shifts_the_gradient_behind_the_values_within_its_bound(log_probs):
+    tolerance, slopes = 0.05, torch.randn_like(log_probs)
+    errors = []
+    for rule in (Truncated(tolerance), Dense()):
+        theta = torch.zeros(len(log_probs), 1, dtype=torch.float64, requires_grad=True)
+        errors.append(torch.autograd.grad(total(rule, log_probs, theta * slopes).sum(), theta)[0].squeeze(1))
+    top = slopes.gather(1, log_probs.argmax(1, keepdim=True))
+    assert ((errors[0] - errors[1]).abs() <= 5 * tolerance * (slopes - top).abs().amax(1)).all()
+    assert (errors[0] != errors[1]).any()
 
 
 def test_truncation_with_tolerance_zero_is_dense(log_probs):
@@ -47,46 +79,80 @@ def test_weights_carry_the_gradient_of_the_posterior():
     assert torch.autograd.gradcheck(lambda a: total(Dense(), a.log_softmax(1), values), (logits,))
 
 
-def estimates(rule, logits, values, draws, control=True):
+def estimates(rule, logits, values, draws):
     """Independent estimates of the sum, (draws,), and their gradients in the logits, (draws, K)."""
     repeated = logits.expand(draws, -1).clone().requires_grad_()
-    chosen = rule.select(repeated.log_softmax(1), torch.Generator().manual_seed(0))
-    if not control:
-        chosen = chosen._replace(control=None)
-    terms = values[0, chosen.component]
-    # The mean over the batch times its size: each row's gradient is that of its own estimate.
-    (chosen.mean(terms, draws) * draws).backward()
-    return (chosen.weight * terms).detach().view(draws, -1).sum(1), repeated.grad
+    sums = total(rule, repeated.log_softmax(1), values.expand(draws, -1))
+    return sums.detach(), torch.autograd.grad(sums.sum(), repeated)[0]
 
 
-@pytest.mark.parametrize("m", [1, 2, 4])
-def test_top_m_is_unbiased_in_value_and_gradient(m):
+@pytest.fixture
+def one_image():
+    """Logits and values of one image, (1, 6) each; the values lie far from zero."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 6, dtype=torch.float64, generator=generator)
-    values = 5 + torch.randn(1, 6, dtype=torch.float64, generator=generator)
-    (expected,), (gradient,) = estimates(Dense(), logits, values, 1)
+    return logits, 5 + torch.randn(1, 6, dtype=torch.float64, generator=generator)
+
+
+@pytest.mark.parametrize("rule", DRAWING, ids=repr)
+def test_rules_that_draw_are_unbiased_in_value_and_gradient(rule, one_image):
+    (expected,), (gradient,) = estimates(Dense(), *one_image, 1)
     draws = 200_000
-    sums, gradients = estimates(TopM(m), logits, values, draws)
+    sums, gradients = estimates(rule, *one_image, draws)
     for samples, truth in ((sums[:, None], expected), (gradients, gradient)):
         standard_error = samples.std(0) / draws**0.5
         assert ((samples.mean(0) - truth).abs() <= 4 * standard_error + 1e-12).all()
     assert gradients.std(0).max() > 0
 
 
-def test_the_baseline_of_top_m_lowers_the_variance_of_the_gradient():
+@pytest.mark.parametrize("rule", DRAWING, ids=repr)
+def test_a_constant_added_to_every_term_adds_no_noise(rule, one_image):
+    logits, values = one_image
+    sums, gradients = estimates(rule, logits, values, 100)
+    shifted, shifted_gradients = estimates(rule, logits, values + 1000, 100)
+    torch.testing.assert_close(shifted - 1000, sums)
+    torch.testing.assert_close(shifted_gradients, gradients)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 5])
+def test_resampling_costs_at_most_m_plus_one_terms_and_what_it_says_on_average(m):
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(1, 6, dtype=torch.float64, generator=generator)
-    values = 5 + torch.randn(1, 6, dtype=torch.float64, generator=generator)
-    _, with_baseline = estimates(TopM(1), logits, values, 10_000)
-    _, without = estimates(TopM(1), logits, values, 10_000, control=False)
-    assert with_baseline.var(0).sum() < 0.2 * without.var(0).sum()
+    for spread in (0.0, 0.5, 2.0, 8.0):
+        log_probs = (spread * torch.randn(20_000, 30, dtype=torch.float64, generator=generator)).log_softmax(1)
+        chosen = Resampled(m).select(log_probs, generator)
+        terms = chosen.image.bincount(minlength=len(log_probs))
+        chance = (m * log_probs.exp()).clamp_max(1).scatter(1, log_probs.argmax(1, keepdim=True), 1)
+        assert terms.min() >= 1
+        assert terms.max() <= m + 1
+        assert terms.double().mean().item() == pytest.approx(chance.sum(1).mean().item(), abs=0.02)
+        assert chosen.weight.min() >= -1e-12
+
+
+def test_resampling_keeps_large_terms_exactly_and_draws_small_ones_at_their_rate():
+    probs = torch.tensor([[0.55, 0.3, 0.08, 0.05, 0.02]], dtype=torch.float64)
+    chosen = Resampled(4).select(probs.log().expand(100_000, -1), torch.Generator().manual_seed(0))
+    rates = chosen.component.bincount(minlength=5) / 100_000
+    np.testing.assert_allclose(rates, [1, 1, 0.32, 0.2, 0.08], atol=0.006)
+    assert chosen.weight[chosen.component == 1].unique().tolist() == pytest.approx([0.3])
+    assert chosen.weight[chosen.component > 1].unique().tolist() == pytest.approx([0.25])
+
+
+def test_fixed_shapes_on_other_devices_hold_the_same_terms(log_probs):
+    """What runs on a GPU, run here: the places that are free have weight zero."""
+    chosen = Resampled(2).select(log_probs, torch.Generator().manual_seed(0))
+    fixed = Resampled(2)._select(log_probs, torch.Generator().manual_seed(0), fixed_shape=True)
+    assert len(fixed.weight) == 3 * len(log_probs)
+    matrices = []
+    for selection in (chosen, fixed):
+        matrix = torch.zeros_like(log_probs)
+        matrix[selection.image, selection.component] = selection.weight
+        matrices.append(matrix)
+    torch.testing.assert_close(*matrices)
 
 
 def test_top_m_costs_m_plus_one_terms(log_probs):
     chosen = TopM(2).select(log_probs)
     assert len(chosen.weight) == 3 * len(log_probs)
-    pairs = set(zip(chosen.image.tolist(), chosen.component.tolist(), strict=True))
-    assert len(pairs) == len(chosen.weight)  # no term twice
 
 
 @pytest.mark.parametrize("m", [5, 6, 9])
@@ -95,9 +161,10 @@ def test_top_m_of_nearly_all_terms_is_dense(log_probs, m):
     torch.testing.assert_close(total(TopM(m), log_probs, values), total(Dense(), log_probs, values))
 
 
-def test_top_m_survives_a_certain_posterior():
-    certain = torch.tensor([[100.0, 0.0, -100.0, -300.0]]).log_softmax(1)
-    chosen = TopM(1).select(certain)
+@pytest.mark.parametrize("rule", [Truncated(), *DRAWING], ids=repr)
+def test_a_certain_posterior_is_survived(rule):
+    logits = torch.tensor([[100.0, 0.0, -100.0, -300.0]], requires_grad=True)
+    chosen = rule.select(logits.log_softmax(1))
     assert chosen.component[0] == 0
-    assert chosen.weight.tolist() == pytest.approx([1, 0])
-    assert chosen.weight.isfinite().all()
+    assert chosen.weight.tolist() == pytest.approx([1.0] + [0.0] * (len(chosen.weight) - 1))
+    assert torch.autograd.grad(chosen.mean(chosen.component.float(), 1), logits)[0].isfinite().all()

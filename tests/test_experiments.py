@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments import seeds
+from experiments import expectations, runner, seeds
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def small_runs(monkeypatch, small_data):
 def test_every_seed_has_the_figures_of_every_method(small_runs, tmp_path, monkeypatch):
     path = tmp_path / "out.json"
     monkeypatch.setattr(sys, "argv", ["seeds", "--output", str(path), "--seeds", "3", "5", "--jobs", "1"])
-    seeds.main()
+    runner.main("experiments.seeds", seeds.SETTINGS, seeds.METHODS, range(5))
     record = json.loads(path.read_text())
     assert record["command"] == f"python -m experiments.seeds --output {path.as_posix()} --seeds 3 5"
     assert record["settings"] == seeds.SETTINGS
@@ -30,6 +30,13 @@ def test_every_seed_has_the_figures_of_every_method(small_runs, tmp_path, monkey
         assert run["plain"]["reconstruction_error"] != run["matched"]["reconstruction_error"]
 
 
+def test_rules_for_the_sum_over_k_differ_in_nothing_else(small_runs):
+    figures = {name: method(0)["reconstruction_error"] for name, method in expectations.METHODS.items()}
+    assert list(figures) == list(expectations.RULES)
+    assert figures["truncated"] == pytest.approx(figures["dense"], rel=1e-4)
+    assert len(set(figures.values())) > 2
+
+
 def test_k_means_finds_well_separated_classes(small_runs):
     best = max(seeds.k_means(seed)["accuracy"] for seed in range(5))
     assert best == 1.0
@@ -38,5 +45,5 @@ def test_k_means_finds_well_separated_classes(small_runs):
 def test_the_output_folder_is_looked_for_before_any_work(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["seeds", "--output", str(tmp_path / "missing" / "out.json")])
     with pytest.raises(SystemExit):
-        seeds.main()
+        runner.main("experiments.seeds", seeds.SETTINGS, seeds.METHODS, range(5))
     assert "no folder" in capsys.readouterr().err

@@ -1,14 +1,21 @@
 """The objectives against independent NumPy computations, in float64."""
 
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import replace
+
 import numpy as np
 import oracles
 import pytest
 import torch
 from torch.func import functional_call
 
-from gmlvm import VAE, WAE
+from gmlvm import VAE, WAE, GaussianMixturePrior, fit, objectives
 from gmlvm.divergences import InverseMultiquadratic
-from gmlvm.expectations import Dense, Truncated
+from gmlvm.expectations import TOLERANCE, Dense, TopM, Truncated, truncate
+
+# Rules that draw have score functions for weights, which no finite difference sees.
+EXACT = WAE(10.0, expectation=Dense())
 
 
 @pytest.fixture
@@ -54,6 +61,9 @@ def test_wae_agrees_with_an_independent_computation(double_model, x, divergence)
         prior_z,
         constants,
         joint=divergence == "joint",
+        prior_part=oracles.prior_part(
+            np.exp(p["prior.logits"]), p["prior.loc"], p["prior.scale"], constants, divergence == "joint"
+        ),
     )
     np.testing.assert_allclose([t.item() for t in terms], [0.7 * error + 30 * mmd, error, mmd, 0], rtol=1e-9)
 
@@ -68,6 +78,34 @@ def test_every_estimator_has_the_closed_forms_mean(double_model, x, divergence, 
         sampled = np.array([objective(double_model, x, generator).divergence.item() for _ in range(300)])
     assert sampled.std() > 0
     assert abs(sampled.mean() - closed) <= 4 * sampled.std() / len(sampled) ** 0.5
+
+
+def test_what_the_prior_has_to_itself_is_computed_once_and_again_when_it_changes(double_model, x, monkeypatch):
+    calls = []
+    compute = objectives.closed_form.prior_prior
+    monkeypatch.setattr(objectives.closed_form, "prior_prior", lambda *a: calls.append(a) or compute(*a))
+    first = EXACT(double_model, x, torch.Generator().manual_seed(0)).divergence
+    for _ in range(3):
+        again = EXACT(double_model, x, torch.Generator().manual_seed(0)).divergence
+        assert again.item() == first.item()
+    assert len(calls) == 1
+    wider = GaussianMixturePrior(double_model.prior.loc, 2 * double_model.prior.scale, double_model.prior.logits)
+    double_model.prior.load_state_dict(wider.state_dict())
+    loaded = EXACT(double_model, x, torch.Generator().manual_seed(0)).divergence
+    double_model.prior = wider
+    built = EXACT(double_model, x, torch.Generator().manual_seed(0)).divergence
+    assert loaded.item() == built.item() != first.item()
+
+
+def test_the_penalty_keeps_its_precision_under_autocast(small_model, small_data):
+    x = small_data.train.images[:64]
+    posterior = small_model.posterior(x)
+    z = posterior.sample(torch.Generator().manual_seed(0))
+    exact = WAE(1.0).penalty(small_model.prior, posterior, z, torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = WAE(1.0).penalty(small_model.prior, posterior, z, torch.Generator().manual_seed(1))
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, exact)
 
 
 def test_the_smoothness_term_is_weighted_and_added(double_model, x):
@@ -95,16 +133,46 @@ def test_a_posterior_equal_to_the_prior_has_no_kl(double_model, x):
     assert terms.kl_k.item() == pytest.approx(0, abs=1e-12)
 
 
-def test_truncation_stays_within_its_bound(double_model, x):
-    tolerance, pixels = 0.2, 12
-    values = [
-        WAE(1.0, expectation=rule)(double_model, x, torch.Generator().manual_seed(0)).reconstruction.item()
-        for rule in (Dense(), Truncated(tolerance))
-    ]
-    assert 0 <= values[0] - values[1] <= tolerance * double_model.num_components * pixels
+def gradient(objective, model, x):
+    terms = objective(model, x, torch.Generator().manual_seed(0))
+    return torch.cat([g.flatten() for g in torch.autograd.grad(terms.loss, list(model.parameters()))])
 
 
-@pytest.mark.parametrize("objective", [VAE(beta=2.0), WAE(10.0), WAE(10.0, divergence="marginal")], ids=repr)
+def test_along_a_run_the_sparse_gradient_is_the_dense_one(small_model, small_data, monkeypatch):
+    """Terms left out of the sum over k and of the penalty, at the library's tolerance, in float64."""
+    x = small_data.train.images[:64]
+    differences, left_out = [], []
+
+    def compare(model):
+        double = deepcopy(model).double()
+        sparse = gradient(WAE(100.0, expectation=Truncated()), double, x)
+        with monkeypatch.context() as patch:
+            patch.setattr(objectives, "truncate", lambda log_probs: truncate(log_probs, 0.0))
+            dense = gradient(WAE(100.0, expectation=Dense()), double, x)
+        differences.append(((sparse - dense).norm() / dense.norm()).item())
+        left_out.append((double.posterior(x).probs <= TOLERANCE).double().mean().item())
+
+    steps = range(0, 601, 50)
+    fit(
+        small_model,
+        WAE(3.0),
+        small_data,
+        steps=600,
+        batch_size=64,
+        learning_rate=3e-3,
+        callbacks=dict.fromkeys(steps, compare),
+        progress=False,
+    )
+    assert max(differences) <= 1e-3
+    assert max(left_out) > 0.1  # there was something to leave out
+    assert max(differences) > 0
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [VAE(beta=2.0), EXACT, replace(EXACT, divergence="marginal"), replace(EXACT, estimator="half-closed")],
+    ids=repr,
+)
 def test_gradients_with_respect_to_every_parameter(double_model, x, objective):
     names, values = zip(*double_model.named_parameters(), strict=True)
 
@@ -135,3 +203,19 @@ def test_terms_are_named_with_the_loss_first(small_model, small_data):
         terms = objective(small_model, small_data.train.images[:4])
         assert terms._fields == objective.term_names
         assert terms._fields[0] == "loss"
+
+
+@pytest.mark.parametrize(
+    "objective", [VAE(), VAE(expectation=TopM(1)), WAE(10.0), WAE(10.0, divergence="marginal")], ids=repr
+)
+def test_a_step_waits_for_no_value_of_an_accelerator(small_model, objective, monkeypatch):
+    """Tensors without values stand for those of a GPU: whatever has to read one raises."""
+    kernel = InverseMultiquadratic.for_prior(small_model.prior)
+    monkeypatch.setattr(objectives, "_prior_part", lambda *_: (kernel, torch.zeros((), device="meta")))
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which no such device has
+    model = small_model.to("meta")
+    x = torch.zeros(6, *model.image_shape, dtype=torch.uint8, device="meta")
+    objective(model, x).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    with pytest.raises(NotImplementedError, match="nonzero"):
+        VAE(expectation=Truncated())(model, x)

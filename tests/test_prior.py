@@ -75,6 +75,12 @@ def test_samples_of_a_component_fit_its_gaussian(prior, temperature):
     assert np.abs(off_diagonal).max() < 4 / math.sqrt(5000)
 
 
+def test_samples_of_each_component_are_those_of_that_component(prior):
+    each = prior.sample_each(7, torch.Generator().manual_seed(1))
+    one_by_one = prior.sample(28, torch.arange(4).repeat_interleave(7), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(each.flatten(0, 1), one_by_one)
+
+
 def test_samples_of_the_mixture_fit_its_distribution_function(prior):
     z = prior.sample(5000, generator=torch.Generator().manual_seed(2)).numpy()
     for d in range(3):

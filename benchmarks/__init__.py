@@ -1,0 +1,1 @@
+"""How fast training is, as ratios measured side by side in one run: ``make bench``."""

@@ -1,0 +1,33 @@
+"""The GM-WAE of the chapter "Training the GM-WAE" with each way to take its sum over k, over ten seeds.
+
+``python -m experiments.expectations --output results/expectations.json`` makes the file that the chapter "A sum that
+costs what it uses" reads.
+"""
+
+from __future__ import annotations
+
+from experiments import runner
+from experiments.seeds import SETTINGS, gm_wae
+from gmlvm.expectations import Dense, Expectation, Resampled, TopM, Truncated
+
+#: The rules; all else is as in the chapter.
+RULES: dict[str, Expectation] = {
+    "dense": Dense(),
+    "truncated": Truncated(),
+    "top-m": TopM(1),
+    "resampled": Resampled(2),
+}
+
+
+def with_rule(rule: Expectation) -> runner.Method:
+    """The chapter's training with one of :data:`RULES`, as a function of the seed."""
+    return lambda seed: gm_wae(seed, expectation=rule)
+
+
+#: What is run for each seed.
+METHODS = {name: with_rule(rule) for name, rule in RULES.items()}
+
+if __name__ == "__main__":
+    shared = {name: value for name, value in SETTINGS.items() if name != "smoothness_weight"}
+    shared["rules"] = {name: repr(rule) for name, rule in RULES.items()}
+    runner.main("experiments.expectations", shared, METHODS, range(10))

@@ -1,0 +1,48 @@
+"""Methods times seeds, a run for each core, into one result file: what every experiment of this folder does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from joblib import Parallel, delayed
+from tqdm.auto import tqdm
+
+from experiments.records import write_record
+
+#: From a seed to figures that JSON can hold.
+Method = Callable[[int], dict[str, Any]]
+
+
+def main(module: str, settings: dict[str, Any], methods: Mapping[str, Method], seeds: Sequence[int]) -> None:
+    """Run all methods and seeds, as many at a time as there are cores, and write the file.
+
+    Args:
+        module: Name of the experiment's module, for the command that the file names.
+        settings: What all runs share.
+        methods: What is run for each seed, by name.
+        seeds: The seeds, if the command names no others.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description="run an experiment, write a result file")
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help="seeds to run (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=-1, help="runs at a time (default: one for each core)")
+    arguments = parser.parse_args()
+    if not arguments.output.parent.is_dir():
+        parser.error(f"no folder {arguments.output.parent} to write {arguments.output.name} to")
+    tasks = [(name, seed) for seed in arguments.seeds for name in methods]
+    calls = (delayed(_run)(methods[name], seed) for name, seed in tasks)
+    results = Parallel(n_jobs=arguments.jobs, return_as="generator")(calls)
+    figures = dict(zip(tasks, tqdm(results, total=len(tasks), unit="run"), strict=True))
+    runs = [{"seed": seed, **{name: figures[name, seed] for name in methods}} for seed in arguments.seeds]
+    command = f"python -m {module} --output {arguments.output.as_posix()} --seeds "
+    write_record(arguments.output, command + " ".join(map(str, arguments.seeds)), settings, runs)
+
+
+def _run(method: Method, seed: int) -> dict[str, Any]:
+    """Run a method on one thread: a run for each core is faster than one run on all of them."""
+    torch.set_num_threads(1)
+    return method(seed)
