@@ -9,7 +9,7 @@ BOOK_SOURCES := _config.yml _toc.yml $(wildcard book/*) $(wildcard gmlvm/*.py) $
 # What is published was made without progress bars: their timings would differ at every run.
 unit nbval notebooks: export TQDM_DISABLE := 1
 
-.PHONY: help book test lint types unit nbval notebooks results clean
+.PHONY: help book test lint types unit nbval notebooks results bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -39,8 +39,13 @@ notebooks: $(VENV)/ready ## run every notebook from scratch and write its output
 	  ../$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900 $$notebook || exit 1; done
 
-results: $(VENV)/ready ## make the committed files under results/ again (about 25 minutes on two cores)
+results: $(VENV)/ready ## make the committed files under results/ again (about HOURS on two cores)
 	$(BIN)/python -m experiments.seeds --output results/gm_wae_seeds.json
+	$(BIN)/python -m experiments.expectations --output results/expectations.json
+	$(BIN)/python -m benchmarks --json results/benchmarks.json
+
+bench: $(VENV)/ready ## measure how fast training is against a plain version (about MINUTES on two cores)
+	$(BIN)/python -m benchmarks
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) _build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -12,7 +12,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from gmlvm import GMLVM
+from gmlvm import GMLVM, GaussianMixturePrior
+from gmlvm.networks import ComponentEncoder
 
 
 class ComponentPerceptron(nn.Module):
@@ -26,14 +27,42 @@ class ComponentPerceptron(nn.Module):
 
     def __init__(self, pixels: int, hidden_dim: int, latent_dim: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(pixels, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, 2 * latent_dim)
-        )
+        self.hidden = nn.Linear(pixels, hidden_dim)
+        self.out = nn.Linear(hidden_dim, 2 * latent_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``loc`` and ``scale``, each (B, D), for images (B, C, H, W)."""
-        loc, log_scale = self.layers(x).chunk(2, dim=1)
+        loc, log_scale = self.out(self.hidden(x.flatten(1)).relu()).chunk(2, dim=1)
         return loc, log_scale.exp()
+
+
+class SeparatePerceptrons(nn.Module):
+    """q_C(z|k,x) for every k, one perceptron after the other.
+
+    Args:
+        model: A model of the library, whose weights are copied.
+    """
+
+    def __init__(self, model: GMLVM) -> None:
+        super().__init__()
+        encoder, latent_dim = model.continuous_encoder, model.latent_dim
+        if not isinstance(encoder, ComponentEncoder):
+            raise TypeError(f"the model must have the library's continuous encoder, got {type(encoder).__name__}")
+        self.perceptrons = nn.ModuleList()
+        for k in range(encoder.num_components):
+            perceptron = ComponentPerceptron(encoder.hidden.in_features, encoder.hidden_dim, latent_dim)
+            rows = slice(k * encoder.hidden_dim, (k + 1) * encoder.hidden_dim)
+            with torch.no_grad():
+                perceptron.hidden.weight.copy_(encoder.hidden.weight[rows])
+                perceptron.hidden.bias.copy_(encoder.hidden.bias[rows])
+                perceptron.out.weight.copy_(encoder.weight[k].t())
+                perceptron.out.bias.copy_(encoder.bias[k])
+            self.perceptrons.append(perceptron)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``loc`` and ``scale``, each (B, K, D), for images (B, C, H, W)."""
+        loc, scale = zip(*(perceptron(x) for perceptron in self.perceptrons), strict=True)
+        return torch.stack(loc, dim=1), torch.stack(scale, dim=1)
 
 
 class PlainWAE(nn.Module):
@@ -46,14 +75,18 @@ class PlainWAE(nn.Module):
         prior_samples: Samples of each prior component in a step, M.
     """
 
+    prior_loc: Tensor
+    prior_scale: Tensor
+
     def __init__(self, model: GMLVM, penalty_weight: float, factors: Sequence[float], prior_samples: int) -> None:
         super().__init__()
-        self.discrete_encoder = deepcopy(model.discrete_encoder)
-        self.continuous_encoders = nn.ModuleList(_perceptrons(model))
-        self.decoder = deepcopy(model.decoder)
+        self.discrete_encoder = deepcopy(model.discrete_encoder).to(memory_format=torch.contiguous_format)
+        self.continuous_encoder = SeparatePerceptrons(model)
+        self.decoder = deepcopy(model.decoder).to(memory_format=torch.contiguous_format)
         self.penalty_weight, self.prior_samples = penalty_weight, prior_samples
         self.register_buffer("prior_loc", model.prior.loc.clone())
         self.register_buffer("prior_scale", model.prior.scale.clone())
+        self.image_shape = model.image_shape
         unit = 2 * model.latent_dim * model.prior.scale.square().mean().item()
         self.constants = [unit * factor for factor in factors]
 
@@ -64,11 +97,9 @@ class PlainWAE(nn.Module):
             x: Images in [0, 1], (B, C, H, W).
             generator: Source of randomness.
         """
-        batch, num_components, latent_dim = len(x), len(self.continuous_encoders), self.prior_loc.shape[1]
+        batch, (num_components, latent_dim) = len(x), self.prior_loc.shape
         probs = self.discrete_encoder(x).softmax(1)  # (B, K)
-        posteriors = [encoder(x) for encoder in self.continuous_encoders]
-        loc = torch.stack([loc for loc, _ in posteriors], dim=1)  # (B, K, D)
-        scale = torch.stack([scale for _, scale in posteriors], dim=1)
+        loc, scale = self.continuous_encoder(x)  # (B, K, D)
         z = loc + scale * torch.randn(loc.shape, generator=generator)
 
         images = self.decoder(z.reshape(-1, latent_dim)).sigmoid()
@@ -91,25 +122,12 @@ class PlainWAE(nn.Module):
         loss = reconstruction + self.penalty_weight * (data - 2 * cross + prior)
         return loss, reconstruction, data, cross, prior
 
+    def as_model(self, prior: GaussianMixturePrior) -> GMLVM:
+        """The library's view of these networks, to evaluate them."""
+        return GMLVM(prior, self.discrete_encoder, self.continuous_encoder, self.decoder, self.image_shape)
+
     def kernel(self, a: Tensor, b: Tensor) -> Tensor:
         """Inverse multiquadratic kernel between codes (K, N, D) and (K, M, D): (K, N, M)."""
         # Not torch.cdist: its root has no finite gradient where a code meets itself.
         squared = a.square().sum(2)[:, :, None] + b.square().sum(2)[:, None] - 2 * a @ b.transpose(1, 2)
         return torch.stack([c / (c + squared) for c in self.constants]).sum(0)
-
-
-def _perceptrons(model: GMLVM) -> list[ComponentPerceptron]:
-    """The K perceptrons of the model's continuous encoder, one by one, with the same weights."""
-    encoder, size = model.continuous_encoder, model.continuous_encoder.hidden_dim
-    perceptrons = []
-    for k in range(model.num_components):
-        perceptron = ComponentPerceptron(encoder.hidden.in_features, size, model.latent_dim)
-        rows = slice(k * size, (k + 1) * size)
-        _, hidden, _, out = perceptron.layers
-        with torch.no_grad():
-            hidden.weight.copy_(encoder.hidden.weight[rows])
-            hidden.bias.copy_(encoder.hidden.bias[rows])
-            out.weight.copy_(encoder.weight[k].t())
-            out.bias.copy_(encoder.bias[k])
-        perceptrons.append(perceptron)
-    return perceptrons

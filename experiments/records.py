@@ -27,16 +27,23 @@ def write_record(path: Path, command: str, settings: dict[str, Any], runs: list[
     Raises:
         OSError: If the file cannot be written.
     """
-    record = {
+    record = {**provenance(command), "settings": settings, "runs": runs}
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def provenance(command: str) -> dict[str, Any]:
+    """Where figures come from: command, date, machine and versions, as JSON values.
+
+    Args:
+        command: What makes them again, from the root of the repository.
+    """
+    return {
         "command": command,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "machine": machine(),
         "versions": {"python": platform.python_version(), "gmlvm": version("gmlvm")}
         | {package: version(package) for package in _PACKAGES},
-        "settings": settings,
-        "runs": runs,
     }
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def machine() -> str:

@@ -69,9 +69,14 @@ def load_run(
         details = "; ".join(f"{name}: {saved.get(name)!r} there, {settings.get(name)!r} here" for name in differing)
         raise ValueError(f"{path} belongs to a run with other settings ({details}); delete it or name another file")
     model.load_state_dict(_under("model.", tensors))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _under("optimizer.", tensors).items():
         index, _, key = name.partition(".")
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:
+            # In the layout of its parameter, which files do not keep and a fused optimiser takes for granted.
+            tensor = torch.empty_like(parameter, device="cpu").copy_(tensor)
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     generator.set_state(tensors["generator"])

@@ -192,5 +192,6 @@ def _places(probs: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
     """Image and component of each code that takes part, (N,) each."""
     if kept is None:
         kept = torch.ones_like(probs, dtype=torch.bool)
+    check_shape("kept", kept, tuple(probs.shape), " (batch, num_components)")
     image, component = kept.nonzero(as_tuple=True)
     return image, component

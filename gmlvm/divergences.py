@@ -271,6 +271,8 @@ def _data_sets(probs: Tensor, z: Tensor, divergence: str, kept: Tensor | None) -
     to be waited for.
     """
     check_shape("probs", probs, tuple(z.shape[:2]), " (batch, num_components)")
+    if kept is not None:
+        check_shape("kept", kept, tuple(z.shape[:2]), " (batch, num_components)")
     if z.device.type != "cpu":
         kept = None
     image = torch.arange(len(z), device=z.device)

@@ -173,7 +173,7 @@ class Resampled(Expectation):
         TypeError: If ``m`` is not an integer.
         ValueError: If it is below 1.
 
-    Source: Fearnhead and Clifford (2003), section 3.2; chapter "A sum that costs what it uses".
+    Source: Fearnhead and Clifford (2003), with a threshold that is fixed; chapter "A sum that costs what it uses".
     """
 
     m: int = 2

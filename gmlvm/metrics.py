@@ -13,8 +13,8 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 
 from gmlvm.datasets import ImageData, Split
+from gmlvm.divergences import InverseMultiquadratic, squared_mmd
 from gmlvm.model import GMLVM, inference
-from gmlvm.objectives import WAE
 from gmlvm.validation import as_unit_interval, check_positive_int
 
 # A component counts as used if it takes at least this share of its equal share of the images.
@@ -202,7 +202,8 @@ def _divergence(model: GMLVM, split: Split, seed: int) -> float:
     generator = torch.Generator(model.device).manual_seed(seed)
     # In random order: neighbours in MNIST share their writers, so as they stand batches differ from one another.
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    penalty = WAE(penalty_weight=1.0, prior_samples=_DIVERGENCE_BATCH // model.num_components + 2)
+    prior = model.prior
+    kernel = InverseMultiquadratic.for_prior(prior)
     values = []
     with inference(model):
         for indices in order.split(_DIVERGENCE_BATCH):
@@ -210,6 +211,8 @@ def _divergence(model: GMLVM, split: Split, seed: int) -> float:
                 continue
             images = split.images[indices]
             posterior = model.posterior(images.to(model.device))
-            z = posterior.sample(generator)
-            values.append(penalty.penalty(model.prior, posterior, z, generator).item())
+            prior_z = prior.sample_each(_DIVERGENCE_BATCH // prior.num_components + 2, generator)
+            values.append(
+                squared_mmd(posterior.probs, posterior.sample(generator), prior.probs, prior_z, kernel).item()
+            )
     return float(np.mean(values))

@@ -64,7 +64,8 @@ def conv_discrete_encoder(image_shape: tuple[int, int, int], num_components: int
         # The batch norm has a shift of its own, so the convolution needs no bias.
         layers += [nn.Conv2d(channels, filters, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(filters), nn.ReLU()]
         channels, height, width = filters, (height + 1) // 2, (width + 1) // 2
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, num_components))
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, num_components))
+    return network.to(memory_format=torch.channels_last)  # which convolutions are faster in, here and on a GPU
 
 
 class ComponentEncoder(nn.Module):
@@ -214,7 +215,8 @@ def conv_decoder(image_shape: tuple[int, int, int], latent_dim: int) -> nn.Modul
             nn.ReLU(),
         ]
         first = filters
-    return nn.Sequential(*layers, nn.ConvTranspose2d(first, channels, 5, padding=2), _Crop(height, width))
+    network = nn.Sequential(*layers, nn.ConvTranspose2d(first, channels, 5, padding=2), _Crop(height, width))
+    return network.to(memory_format=torch.channels_last)
 
 
 class _Crop(nn.Module):

@@ -220,7 +220,7 @@ class WAE(Objective):
     ) -> Tensor:
         """Unbiased squared MMD of codes against the prior.
 
-        Only codes whose component is all but improbable take part (:func:`gmlvm.expectations.truncate`). It is not
+        Codes of components with next to no probability are left out (:func:`gmlvm.expectations.truncate`). It is not
         estimated from drawn terms, as the sum over k of the cost can be: its gradient would be much noisier.
 
         Args:

@@ -75,6 +75,10 @@ CASES = {
     "mmd prior": (lambda: mmd(prior_z=(3, 4, 1)), ValueError, r"prior_z must have shape \(3, \*, 2\).*got \(3, 4, 1\)"),
     "mmd one code": (lambda: mmd(probs=(1, 3), z=(1, 3, 2)), ValueError, "2 prior samples or more, got 1 and 4"),
     "mmd one sample": (lambda: mmd(prior_z=(3, 1, 2)), ValueError, "2 prior samples or more, got 5 and 1"),
+    "mmd kept": (
+        lambda: squared_mmd(*map(torch.ones, ((5, 3), (5, 3, 2), (3,), (3, 4, 2))), KERNEL, kept=torch.ones(5, 2).bool()),
+        ValueError, r"kept must have shape \(5, 3\).*got \(5, 2\)",
+    ),
     "tolerance": (lambda: Truncated(0.7), ValueError, r"tolerance must be .* in \[0, 0.5\], got 0.7"),
     "resampled m": (lambda: Resampled(0), ValueError, "m must be at least 1, got 0"),
     "resampled type": (lambda: Resampled(1.5), TypeError, "m must be an integer, got 1.5"),

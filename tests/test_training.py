@@ -10,8 +10,8 @@ from gmlvm import GMLVM, VAE, WAE, cosine, evaluate, fit
 from gmlvm.datasets import Split
 
 
-def new_model(seed=1):
-    return GMLVM.for_images((1, 6, 5), 4, 3, hidden_dim=12, component_hidden_dim=5, seed=seed)
+def new_model(seed=1, networks="mlp"):
+    return GMLVM.for_images((1, 6, 5), 4, 3, networks=networks, hidden_dim=12, component_hidden_dim=5, seed=seed)
 
 
 def run(model, data, objective=None, **options):
@@ -65,18 +65,18 @@ class Stop(Exception):  # noqa: N818 (stands for any interruption)
     """Interrupts a run."""
 
 
-@pytest.mark.parametrize("stop_at", [5, 8, 11])
-def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(small_data, tmp_path, stop_at):
+@pytest.mark.parametrize(("stop_at", "networks"), [(5, "mlp"), (8, "mlp"), (11, "mlp"), (5, "conv")])
+def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(small_data, tmp_path, stop_at, networks):
     def interrupt(_):
         raise Stop
 
-    whole, parts = new_model(), new_model()
+    whole, parts = new_model(networks=networks), new_model(networks=networks)
     options = {"schedule": cosine, "checkpoint_every": 4}
     expected = run(whole, small_data, **options)
     path = tmp_path / "run.safetensors"
     with pytest.raises(Stop):
         run(parts, small_data, checkpoint=path, callbacks={stop_at: interrupt}, **options)
-    resumed = new_model(seed=7)  # whatever stood there before, the checkpoint decides
+    resumed = new_model(7, networks)  # whatever stood there before, the checkpoint decides
     history = run(resumed, small_data, checkpoint=path, **options)
     assert same_weights(whole, resumed)
     for name in expected.terms:

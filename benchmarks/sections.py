@@ -1,0 +1,259 @@
+"""What is measured, a function for each section of the table. All figures of a section come from one process."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from copy import deepcopy
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from benchmarks.steps import index_batches, library_step, objective, plain_step, plain_version, variants
+from benchmarks.timing import side_by_side, summary
+from gmlvm import GMLVM, GaussianMixturePrior, cosine, datasets, evaluate, fit
+from gmlvm.datasets import ImageData
+from gmlvm.expectations import Dense, Expectation, Resampled, TopM, Truncated
+from gmlvm.model import inference
+
+#: Figures that JSON can hold.
+Figures = dict[str, Any]
+_RACE_STEPS = 3000
+_RACE_LAP = 150
+_COMPONENTS = (10, 20, 50, 100)
+
+
+def model_of(num_components: int, networks: str = "mlp", seed: int = 0) -> GMLVM:
+    """A new model; beyond ten components its prior's means point in random directions, the nearest two 4 apart.
+
+    Args:
+        num_components: K.
+        networks: ``"mlp"`` or ``"conv"``.
+        seed: Seed of the weights and of the directions.
+    """
+    if networks == "conv":
+        return GMLVM.for_images((1, 28, 28), num_components, 10, networks=networks, seed=seed)
+    if num_components == 10:
+        return GMLVM.for_images((1, 28, 28), num_components, 9, seed=seed)
+    directions = torch.randn(num_components, 9, generator=torch.Generator().manual_seed(seed))
+    directions /= directions.norm(dim=1, keepdim=True)
+    prior = GaussianMixturePrior(4 * directions / torch.pdist(directions).min())
+    return GMLVM.for_images((1, 28, 28), num_components, 9, prior=prior, seed=seed)
+
+
+def trained(model: GMLVM, data: ImageData, steps: int) -> GMLVM:
+    """The model after a short training with the chapters' objective."""
+    fit(model, objective(), data, steps=steps, schedule=cosine)
+    return model
+
+
+def terms_per_image(model: GMLVM, data: ImageData) -> Figures:
+    """How many terms of the sum over k a model asks for, each way: means over 2000 test images."""
+    with inference(model):
+        log_probs = model.posterior(data.test.images[:2000]).log_probs
+        generator = torch.Generator().manual_seed(0)
+        rules: tuple[Expectation, ...] = (Dense(), Truncated(), TopM(1), Resampled())
+        return {repr(rule): len(rule.select(log_probs, generator).weight) / len(log_probs) for rule in rules}
+
+
+def race(data: ImageData) -> tuple[Figures, dict[int, GMLVM]]:
+    """The chapter's whole training at K = 10, the plain version and the library in alternating laps.
+
+    Returns:
+        The figures, and the library's model at the start, at step 300 and at the end.
+    """
+    model = model_of(10)
+    plain = plain_version(model)
+    factors = (cosine(step / _RACE_STEPS) for step in range(_RACE_STEPS))
+    train_plain = plain_step(plain, data.train.images, 1e-3, factors)
+    contestants: dict[str, dict[str, list[float]]] = {
+        name: {"seconds": [], "accuracy": [], "entropy": [], "components_used": []} for name in ("plain", "library")
+    }
+    states: dict[int, GMLVM] = {}
+    clock = {"plain": 0.0, "library": 0.0, "resumed": 0.0}
+
+    def lap(current: GMLVM) -> None:
+        done = len(contestants["plain"]["seconds"]) * _RACE_LAP
+        if done:
+            clock["library"] += time.perf_counter() - clock["resumed"]
+            start = time.perf_counter()
+            for _ in range(_RACE_LAP):
+                train_plain()
+            clock["plain"] += time.perf_counter() - start
+        if done in (0, 300, _RACE_STEPS):
+            states[done] = deepcopy(current)
+        for name, candidate in (("plain", plain.as_model(current.prior)), ("library", current)):
+            report = evaluate(candidate, data)
+            candidate.train()
+            record = contestants[name]
+            record["seconds"].append(clock[name])
+            record["accuracy"].append(report.accuracy or 0.0)
+            record["entropy"].append(report.component_entropy)
+            record["components_used"].append(report.components_used)
+        clock["resumed"] = time.perf_counter()
+
+    laps = range(0, _RACE_STEPS + 1, _RACE_LAP)
+    fit(model, objective(), data, steps=_RACE_STEPS, schedule=cosine, callbacks=dict.fromkeys(laps, lap))
+    figures: Figures = {"steps": list(laps), **contestants, "terms_per_image": terms_per_image(model, data)}
+    for name, record in contestants.items():
+        figures[f"{name}_to_accuracy_0.50"] = _first(record, lambda r, i: r["accuracy"][i] >= 0.5)
+        figures[f"{name}_to_full_use"] = _first(record, lambda r, i: r["components_used"][i] == 10)
+    figures["times_faster"] = clock["plain"] / clock["library"]
+    return figures, states
+
+
+def _first(record: dict[str, list[float]], reached: Callable[[dict[str, list[float]], int], bool]) -> float | None:
+    """Seconds of training at the first lap from which on a mark was reached, None if it never was."""
+    return next((s for i, s in enumerate(record["seconds"]) if reached(record, i)), None)
+
+
+def parts(states: dict[int, GMLVM], data: ImageData) -> Figures:
+    """A step without each part, in the states that a race went through."""
+    figures: Figures = {}
+    for state, model in tqdm(states.items(), unit="state"):
+        seconds = side_by_side(variants(model, data.train.images), rounds=25)
+        figures[str(state)] = {name: summary(times, seconds["plain"]) for name, times in seconds.items()}
+    return figures
+
+
+def noise(states: dict[int, GMLVM], data: ImageData, batches: int = 60) -> Figures:
+    """Variance of the gradient over fresh batches, seconds for one, and their product, the cost of a given precision.
+
+    For each way to take the sum over k and each way to estimate the penalty.
+    """
+    losses = {repr(rule): objective(expectation=rule) for rule in (Dense(), Truncated(), TopM(1), Resampled(1))}
+    losses |= {f"{Resampled()}, {name}": objective(estimator=name) for name in ("sampled", "half-closed")}
+    losses |= {f"{Resampled(3)}": objective(expectation=Resampled(3))}
+    figures: Figures = {}
+    for state, model in tqdm(states.items(), unit="state"):
+        model = deepcopy(model).train()
+        parameters = list(model.parameters())
+        figures[str(state)] = {}
+        for name, loss in losses.items():
+            generator = torch.Generator().manual_seed(0)
+            images = index_batches(data.train.images, generator)
+            total, squares, seconds = torch.zeros(()), 0.0, []
+            for _ in range(batches):
+                x = next(images)
+                start = time.perf_counter()
+                gradients = torch.autograd.grad(loss(model, x, generator).loss, parameters)
+                seconds.append(time.perf_counter() - start)
+                gradient = torch.cat([g.flatten() for g in gradients]).double()
+                total, squares = total + gradient, squares + gradient.square().sum().item()
+            variance = (squares - total.square().sum().item() / batches) / (batches - 1)
+            milliseconds = 1e3 * statistics.median(seconds)
+            figures[str(state)][name] = {
+                "variance": variance,
+                "milliseconds": milliseconds,
+                "variance_seconds": variance * milliseconds / 1e3,
+            }
+    return figures
+
+
+def components(data: ImageData) -> Figures:
+    """A step against K, at the start and after 1200 steps."""
+    figures: Figures = {}
+    for num_components in tqdm(_COMPONENTS, unit="K"):
+        model = model_of(num_components)
+        figures[str(num_components)] = {}
+        for state in ("start", "trained"):
+            if state == "trained":
+                trained(model, data, 1200)
+            steps = {
+                "plain": plain_step(plain_version(model), data.train.images),
+                "library": library_step(deepcopy(model), data.train.images),
+            }
+            seconds = side_by_side(steps, rounds=10)
+            figures[str(num_components)][state] = {
+                **{name: summary(times, seconds["plain"]) for name, times in seconds.items()},
+                "terms_per_image": terms_per_image(model, data),
+            }
+    return figures
+
+
+def original(data: ImageData, peak: float) -> Figures:
+    """A step with the original's networks: the plain dense one, the library's, and what share of the peak each reaches.
+
+    Args:
+        data: The data.
+        peak: Floating-point operations a second of a large matrix product, from :func:`matrix_product_peak`.
+    """
+    model = trained(model_of(10, "conv"), data, 600)
+    model.train()
+    images = data.train.images
+    steps = {
+        "plain": plain_step(plain_version(model), images),
+        "library, all K decoded": library_step(deepcopy(model), images, objective(expectation=Dense())),
+        "library": library_step(deepcopy(model), images),
+        "library, with bfloat16 products": library_step(deepcopy(model), images, bfloat16=True),
+    }
+    operations = {}
+    for name, step in steps.items():
+        with FlopCounterMode(display=False) as counter:
+            step()
+        operations[name] = counter.get_total_flops()
+    seconds = side_by_side(steps, rounds=5, turn=1)
+    figures: Figures = {"terms_per_image": terms_per_image(model, data)}
+    for name, times in seconds.items():
+        figures[name] = summary(times, seconds["plain"])
+        figures[name]["gigaflop"] = operations[name] / 1e9
+        figures[name]["share_of_peak"] = operations[name] / statistics.median(times) / peak
+    figures["profile"] = step_profile(steps["library, all K decoded"])
+    for name in ("plain", "library"):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            figures[name]["peak_memory_gigabytes"] = pool.submit(_peak_memory, name).result()
+    return figures
+
+
+def step_profile(step: Callable[[], None], rows: int = 8) -> list[Figures]:
+    """The operations that take most of a step, with their share of it."""
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        step()
+    averages = sorted(record.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    total = sum(row.self_cpu_time_total for row in averages)
+    return [{"operation": row.key, "share": row.self_cpu_time_total / total} for row in averages[:rows]]
+
+
+def _peak_memory(name: str) -> float:
+    """Largest memory of a process, in gigabytes, that takes three steps from the start with the original's networks."""
+    model, images = model_of(10, "conv"), datasets.mnist().train.images
+    step = plain_step(plain_version(model), images) if name == "plain" else library_step(model, images)
+    for _ in range(3):
+        step()
+    unit = 1 if sys.platform == "darwin" else 1024  # what ru_maxrss counts in
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def small_step(states: dict[int, GMLVM], data: ImageData, peak: float) -> Figures:
+    """Operations, share of the peak and profile of the library's own step in the trained state."""
+    step = library_step(deepcopy(states[_RACE_STEPS]), data.train.images)
+    step()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    seconds = side_by_side({"library": step}, rounds=40)["library"]
+    operations = counter.get_total_flops()
+    return {
+        "gigaflop": operations / 1e9,
+        "milliseconds": 1e3 * statistics.median(seconds),
+        "share_of_peak": operations / statistics.median(seconds) / peak,
+        "profile": step_profile(step, rows=12),
+    }
+
+
+def matrix_product_peak(size: int = 2048, repeats: int = 30) -> float:
+    """Floating-point operations a second that a large product of float32 matrices reaches: the median of many."""
+    a, b = torch.randn(2, size, size)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds[3:])

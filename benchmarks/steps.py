@@ -1,0 +1,148 @@
+"""Training steps to be timed: the library's, the plain version's, and the library's without one of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from copy import deepcopy
+from functools import partial
+from itertools import repeat
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.plain import PlainWAE, SeparatePerceptrons
+from gmlvm import GMLVM, WAE, objectives
+from gmlvm.expectations import Dense, Expectation, TopM, Truncated, truncate
+from gmlvm.objectives import Objective
+
+BATCH_SIZE = 128
+PENALTY_WEIGHT = 100.0
+#: One step of training.
+Step = Callable[[], None]
+
+
+def objective(**options: object) -> WAE:
+    """The objective of the chapters, with changes."""
+    return WAE(PENALTY_WEIGHT, **options)  # type: ignore[arg-type]
+
+
+def index_batches(images: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches as the library draws them: indices into ``uint8`` images."""
+    while True:
+        yield images[torch.randint(len(images), (BATCH_SIZE,), generator=generator)]
+
+
+def loader_batches(images: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches as most programs draw them: a shuffling loader of floats."""
+    loader = DataLoader(TensorDataset(images / 255), BATCH_SIZE, shuffle=True, drop_last=True, generator=generator)
+    while True:
+        for (x,) in loader:
+            yield x
+
+
+def library_step(
+    model: GMLVM,
+    images: Tensor,
+    loss: Objective | None = None,
+    *,
+    learning_rate: float = 0.0,
+    fused: bool = True,
+    loader: bool = False,
+    all_codes: bool = False,
+    bfloat16: bool = False,
+) -> Step:
+    """A step as :func:`gmlvm.fit` takes it.
+
+    Args:
+        model: The model, trained in place.
+        images: ``uint8``, (N, C, H, W).
+        loss: The objective; that of the chapters if left out.
+        learning_rate: Adam's; with 0 the model stays in the state that is to be measured.
+        fused: Whether Adam is one kernel.
+        loader: Whether batches come from a loader of floats.
+        all_codes: Whether codes of no probability take part in the penalty.
+        bfloat16: Whether products are taken in bfloat16.
+    """
+    loss = loss or objective()
+    generator = torch.Generator().manual_seed(0)
+    batches = (loader_batches if loader else index_batches)(images, generator)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=fused or None)
+    keep = patch.object(objectives, "truncate", partial(truncate, tolerance=0.0)) if all_codes else nullcontext()
+    model.train()
+
+    def step() -> None:
+        x = next(batches)
+        with keep, torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            terms = loss(model, x, generator)
+        optimizer.zero_grad()
+        terms.loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def plain_step(
+    plain: PlainWAE, images: Tensor, learning_rate: float = 0.0, factors: Iterable[float] | None = None
+) -> Step:
+    """A step of the plain version: batches from a loader, Adam as it comes.
+
+    Args:
+        plain: Networks and loss, trained in place.
+        images: ``uint8``, (N, C, H, W).
+        learning_rate: Adam's.
+        factors: A factor on it for each step; 1 if left out.
+    """
+    rates = iter(repeat(1.0) if factors is None else factors)
+    generator = torch.Generator().manual_seed(0)
+    batches = loader_batches(images, generator)
+    optimizer = torch.optim.Adam(plain.parameters(), lr=learning_rate)
+    plain.train()
+
+    def step() -> None:
+        optimizer.param_groups[0]["lr"] = learning_rate * next(rates)
+        loss = plain(next(batches), generator)[0]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def plain_version(model: GMLVM) -> PlainWAE:
+    """The plain version with the model's weights and the chapters' objective."""
+    options = objective()
+    return PlainWAE(model, options.penalty_weight, options.factors, options.prior_samples)
+
+
+def separate(model: GMLVM) -> GMLVM:
+    """The model with one perceptron after the other in place of the batched product."""
+    return GMLVM(model.prior, model.discrete_encoder, SeparatePerceptrons(model), model.decoder, model.image_shape)
+
+
+def variants(model: GMLVM, images: Tensor) -> dict[str, Step]:
+    """The plain version, the library, and the library without each part or with something else in its place.
+
+    Args:
+        model: The model in the state that is to be measured; each step works on a copy of its own.
+        images: ``uint8``, (N, C, H, W).
+    """
+
+    def with_rule(rule: Expectation) -> Step:
+        return library_step(deepcopy(model), images, objective(expectation=rule))
+
+    return {
+        "plain": plain_step(plain_version(model), images),
+        "library": library_step(deepcopy(model), images),
+        "without resampling: all K decoded": with_rule(Dense()),
+        "without resampling: those above 0.0001": with_rule(Truncated()),
+        "without resampling: the largest and one drawn": with_rule(TopM(1)),
+        "without leaving codes out of the penalty": library_step(deepcopy(model), images, all_codes=True),
+        "without the batched product in q_C": library_step(separate(deepcopy(model)), images),
+        "without the fused optimiser": library_step(deepcopy(model), images, fused=False),
+        "without index batches: a loader of floats": library_step(deepcopy(model), images, loader=True),
+        "penalty half in closed form": library_step(deepcopy(model), images, objective(estimator="half-closed")),
+        "with bfloat16 products": library_step(deepcopy(model), images, bfloat16=True),
+    }
