@@ -23,12 +23,13 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def gm_wae(seed: int, matched_start: bool = False, **options: Any) -> dict[str, Any]:
+def gm_wae(seed: int, matched_start: bool = False, precision: str = "32-true", **options: Any) -> dict[str, Any]:
     """Train one GM-WAE as the chapter does and measure it.
 
     Args:
         seed: Seed of the weights, the batches and every sample.
         matched_start: Whether to begin with the matched start of q_C.
+        precision: Of the products; see :func:`gmlvm.fit`.
         **options: What the objective has besides the weight of its penalty.
 
     Returns:
@@ -44,6 +45,7 @@ def gm_wae(seed: int, matched_start: bool = False, **options: Any) -> dict[str, 
         steps=SETTINGS["steps"],
         schedule=cosine,
         matched_start=matched_start,
+        precision=precision,
         seed=seed,
         progress=False,
     )
@@ -75,6 +77,7 @@ METHODS: dict[str, runner.Method] = {
     "plain": gm_wae,
     "matched": lambda seed: gm_wae(seed, matched_start=True),
     "smooth": lambda seed: gm_wae(seed, smoothness_weight=SETTINGS["smoothness_weight"]),
+    "bfloat16": lambda seed: gm_wae(seed, precision="bf16-mixed"),
     "k_means": k_means,
 }
 

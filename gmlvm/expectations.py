@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gmlvm.validation import check_number, check_positive_int
 
-#: Probability below which a component can be left out: gradients then differ by less than a thousandth.
+#: Probability below which a component can be left out. Gradients then differ by less than a thousandth.
 TOLERANCE = 1e-4
 
 

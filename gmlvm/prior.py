@@ -84,7 +84,7 @@ class GaussianMixturePrior(nn.Module):
             TypeError: If a size is not an integer.
             ValueError: If a size, ``edge`` or ``scale`` is out of range, or K > D + 1 with D other than 2.
 
-        Source: notation page; chapter "Training the GM-WAE".
+        Source: notation page; chapter "Mixtures as latent variables".
 
         Example:
             >>> loc = GaussianMixturePrior.simplex(3, 2, edge=4.0).loc
@@ -135,7 +135,7 @@ class GaussianMixturePrior(nn.Module):
         Raises:
             ValueError: If the last axis of ``z`` is not D.
 
-        Source: notation page; chapter "Training the GM-WAE".
+        Source: notation page; chapter "Mixtures as latent variables".
         """
         self._check_codes(z)
         log_prob: Tensor = Independent(Normal(self.loc, self.scale), 1).log_prob(z.unsqueeze(-2))
@@ -153,12 +153,35 @@ class GaussianMixturePrior(nn.Module):
         Raises:
             ValueError: If the last axis of ``z`` is not D.
 
-        Source: notation page; chapter "Training the GM-WAE".
+        Source: notation page; chapter "Mixtures as latent variables".
         """
         self._check_codes(z)
         components = Independent(Normal(self.loc, self.scale), 1)
         log_prob: Tensor = MixtureSameFamily(Categorical(logits=self.logits), components).log_prob(z)
         return log_prob
+
+    def log_responsibilities(self, z: Tensor) -> Tensor:
+        r"""Log probability of each component given a code.
+
+        .. math:: \log r_k(z) = \log \frac{p_D(k)\, N(z; m_k, s_k^2)}{\sum_{k'} p_D(k')\, N(z; m_{k'}, s_{k'}^2)}
+
+        Args:
+            z: Codes, shape (..., D).
+
+        Returns:
+            Nats, shape (..., K), normalised over K.
+
+        Raises:
+            ValueError: If the last axis of ``z`` is not D.
+
+        Source: Bishop (2006), equation 9.13; chapter "Mixtures as latent variables".
+
+        Example:
+            >>> prior = GaussianMixturePrior(torch.tensor([[-1.0], [1.0]]))
+            >>> prior.log_responsibilities(torch.zeros(1)).exp()
+            tensor([0.5000, 0.5000])
+        """
+        return (self.logits + self.component_log_prob(z)).log_softmax(-1)
 
     def sample_component(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw component indices from the weights.

@@ -54,6 +54,9 @@ CASES = {
     "simplex edge": (lambda: GaussianMixturePrior.simplex(3, 2, edge=0.0), ValueError, r"edge must be .* in \(0, inf\], got 0"),
     "simplex scale": (lambda: GaussianMixturePrior.simplex(3, 2, scale=-1.0), ValueError, "scale must be .* got -1"),
     "log_prob shape": (lambda: PRIOR.log_prob(torch.zeros(5, 2)), ValueError, r"shape \(..., 3\), got \(5, 2\)"),
+    "responsibilities shape": (
+        lambda: PRIOR.log_responsibilities(torch.zeros(5, 2)), ValueError, r"shape \(..., 3\), got \(5, 2\)"
+    ),
     "sample n": (lambda: PRIOR.sample(0), ValueError, "n must be at least 1, got 0"),
     "sample component": (lambda: PRIOR.sample(2, component=4), ValueError, r"component must lie in 0..3, got 4"),
     "sample component type": (lambda: PRIOR.sample(2, component=1.5), TypeError, "integer or an int64 tensor, got 1.5"),

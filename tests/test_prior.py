@@ -75,6 +75,15 @@ def test_samples_of_a_component_fit_its_gaussian(prior, temperature):
     assert np.abs(off_diagonal).max() < 4 / math.sqrt(5000)
 
 
+def test_responsibilities_are_bayes_rule_on_scipys_densities(prior):
+    z = prior.sample(50, generator=torch.Generator().manual_seed(5))
+    loc, scale = prior.loc.double().numpy(), prior.scale.double().numpy()
+    densities = [stats.multivariate_normal(m, np.diag(s**2)).pdf(z.double()) for m, s in zip(loc, scale, strict=True)]
+    joint = prior.probs.double().numpy() * np.stack(densities, axis=1)
+    expected = joint / joint.sum(1, keepdims=True)
+    np.testing.assert_allclose(prior.log_responsibilities(z).exp(), expected, rtol=1e-4, atol=1e-7)
+
+
 def test_samples_of_each_component_are_those_of_that_component(prior):
     each = prior.sample_each(7, torch.Generator().manual_seed(1))
     one_by_one = prior.sample(28, torch.arange(4).repeat_interleave(7), generator=torch.Generator().manual_seed(1))
