@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from gmlvm.prior import GaussianMixturePrior
 from gmlvm.validation import check_choice, check_number, check_shape
@@ -140,9 +141,9 @@ class _InverseMultiquadraticSum(torch.autograd.Function):
     def forward(ctx: Any, squared_distance: Tensor, constants: tuple[float, ...]) -> Tensor:
         total, slope = torch.zeros_like(squared_distance), torch.zeros_like(squared_distance)
         for constant in constants:
-            ratio = (squared_distance / constant + 1).reciprocal_()
-            total += ratio
-            slope.addcmul_(ratio, ratio, value=-1 / constant)
+            reciprocal = (squared_distance + constant).reciprocal_()
+            total.add_(reciprocal, alpha=constant)
+            slope.addcmul_(reciprocal, reciprocal, value=-constant)
         ctx.save_for_backward(slope)
         return total
 
@@ -204,18 +205,21 @@ def squared_mmd(
     if batch < 2 or samples < 2:
         raise ValueError(f"an unbiased estimate needs 2 codes and 2 prior samples or more, got {batch} and {samples}")
 
-    data = _data_sets(probs, z, divergence, kept)
     prior_weight = (prior_probs[:, None] / samples).expand(-1, samples)  # (K, M)
     if divergence == "marginal":
         prior_weight, prior_z = prior_weight.reshape(1, -1), prior_z.reshape(1, -1, latent_dim)
-    cross = _kernel_sum(data.weight, data.codes, prior_weight, prior_z, kernel) / batch
     if prior_part is None:
         # Within a component the samples' own pairs are left out, and the rest reweighted; pairs of different
         # components are independent as they are.
         component = torch.arange(prior_z.shape[1], device=z.device) // samples
         reweight = (1 + (component[:, None] == component).to(z) / (samples - 1)).fill_diagonal_(0)
         prior_part = _kernel_sum(prior_weight, prior_z, prior_weight, prior_z, kernel, reweight)
-    return _data_data(data, kernel, batch) - 2 * cross + prior_part
+    data = _data_sets(probs, z, divergence, kept)
+    # Codes against codes and against prior samples at once, each with the factor of its sum.
+    partners = torch.cat([data.codes, prior_z], dim=1)  # (G, N + M, D)
+    partner_weight = torch.cat([data.weight / (batch * (batch - 1)), prior_weight * (-2 / batch)], dim=1)
+    counted = F.pad(_distinct(data), (0, prior_z.shape[1]), value=True)  # (G, N, N + M)
+    return _kernel_sum(data.weight, data.codes, partner_weight, partners, kernel, counted) + prior_part
 
 
 def data_data(
@@ -242,7 +246,9 @@ def data_data(
     check_shape("z", z, (None, None, None), " (batch, num_components, latent_dim)")
     if len(z) < 2:
         raise ValueError(f"pairs of different images need 2 images or more, got {len(z)}")
-    return _data_data(_data_sets(probs, z, divergence, kept), kernel, len(z))
+    data, batch = _data_sets(probs, z, divergence, kept), len(z)
+    total = _kernel_sum(data.weight, data.codes, data.weight, data.codes, kernel, _distinct(data))
+    return total / (batch * (batch - 1))
 
 
 class _Sets(NamedTuple):
@@ -259,9 +265,9 @@ class _Sets(NamedTuple):
     image: Tensor
 
 
-def _data_data(data: _Sets, kernel: InverseMultiquadratic, batch: int) -> Tensor:
-    distinct = data.image.unsqueeze(2) != data.image.unsqueeze(1)  # (G, N, N)
-    return _kernel_sum(data.weight, data.codes, data.weight, data.codes, kernel, distinct) / (batch * (batch - 1))
+def _distinct(data: _Sets) -> Tensor:
+    """Which pairs of a set belong to two images: bool, (G, N, N)."""
+    return data.image.unsqueeze(2) != data.image.unsqueeze(1)
 
 
 def _data_sets(probs: Tensor, z: Tensor, divergence: str, kept: Tensor | None) -> _Sets:

@@ -147,10 +147,12 @@ class TopM(Expectation):
         top = log_probs.detach().topk(self.m, dim=1).indices  # (B, m), the largest first
         rest = log_probs.detach().scatter(1, top, -torch.inf)  # (B, K)
         drawn = torch.multinomial(rest.softmax(1), 1, generator=generator)  # (B, 1)
-        drawn_weight = rest.exp().sum(1, keepdim=True) * _score(log_probs.gather(1, drawn))  # (B, 1)
-        weight = torch.cat([log_probs.gather(1, top).exp(), drawn_weight], dim=1)  # (B, m + 1)
-        first = torch.zeros_like(drawn)
-        return _selection(torch.cat([top, drawn], dim=1), _sum_to_one(weight, first))
+        log_prob = log_probs.gather(1, drawn)  # (B, 1)
+        # The second factor is one, with the gradient of the logarithm: the score function of the draw.
+        drawn_weight = rest.exp().sum(1, keepdim=True) * (log_prob - log_prob.detach()).exp()
+        others = torch.cat([log_probs.gather(1, top[:, 1:]).exp(), drawn_weight], dim=1)  # (B, m)
+        weight = torch.cat([1 - others.sum(1, keepdim=True), others], dim=1)  # (B, m + 1)
+        return _selection(torch.cat([top, drawn], dim=1), weight)
 
 
 @dataclass(frozen=True)
@@ -188,17 +190,18 @@ class Resampled(Expectation):
 
     def _select(self, log_probs: Tensor, generator: torch.Generator | None, fixed_shape: bool) -> Selection:
         probs = log_probs.exp()
-        top = probs.argmax(1, keepdim=True)  # (B, 1)
-        chance = (self.m * probs.detach()).scatter(1, top, 0)  # (B, K)
-        large = chance >= 1
-        # The small terms' chances side by side, and a comb of unit spacing laid over them, shifted at random: a
-        # term is kept if a tooth falls into its stretch.
-        shift = torch.rand(len(probs), 1, generator=generator, device=probs.device, dtype=probs.dtype)
-        teeth = torch.cat([shift, shift + chance.masked_fill(large, 0).cumsum(1)], dim=1).floor()
-        drawn = teeth.diff(dim=1) > 0
-        weight = torch.where(drawn, _score(log_probs) / self.m, probs * large)
-        kept = (drawn | large).scatter(1, top, True)
-        weight = _sum_to_one(weight, top)  # (B, K)
+        with torch.no_grad():
+            top = probs.argmax(1, keepdim=True)  # (B, 1)
+            chance = (self.m * probs).scatter_(1, top, 0)  # (B, K)
+            large = chance >= 1
+            # The small terms' chances side by side, and a comb of unit spacing laid over them, shifted at random: a
+            # term is kept if a tooth falls into its stretch.
+            shift = torch.rand(len(probs), 1, generator=generator, device=probs.device, dtype=probs.dtype)
+            teeth = torch.cat([shift, shift + chance.masked_fill(large, 0).cumsum(1)], dim=1).floor()
+            drawn = teeth[:, 1:] > teeth[:, :-1]
+            factor = drawn / chance.clamp_min(torch.finfo(probs.dtype).tiny) + large
+            kept = (drawn | large).scatter_(1, top, True)
+        weight = _with_rest(probs * factor, top)  # (B, K)
         if fixed_shape:  # m + 1 places an image; free ones hold terms of weight zero
             component = kept.to(probs).topk(min(self.m + 1, probs.shape[1]), dim=1).indices
             return _selection(component, weight.gather(1, component))
@@ -220,9 +223,12 @@ def truncate(log_probs: Tensor, tolerance: float = TOLERANCE) -> tuple[Tensor, T
     Source: chapter "A sum that costs what it uses".
     """
     probs = log_probs.exp()
-    top = probs.argmax(1, keepdim=True)  # (B, 1)
-    kept = (probs > tolerance).scatter(1, top, True)
-    return _sum_to_one(probs * kept, top), kept
+    with torch.no_grad():
+        top = probs.argmax(1, keepdim=True)  # (B, 1)
+        kept = (probs > tolerance).scatter_(1, top, False)
+        weight_of_others = kept.to(probs.dtype)
+        kept = kept.scatter(1, top, True)
+    return _with_rest(probs * weight_of_others, top), kept
 
 
 def _selection(component: Tensor, weight: Tensor) -> Selection:
@@ -231,12 +237,6 @@ def _selection(component: Tensor, weight: Tensor) -> Selection:
     return Selection(image, component.flatten(), weight.flatten())
 
 
-def _sum_to_one(weight: Tensor, top: Tensor) -> Tensor:
-    """Weights, (B, M), where the one at index ``top``, (B, 1), is replaced by what the others leave of one."""
-    others = weight.scatter(1, top, 0)
+def _with_rest(others: Tensor, top: Tensor) -> Tensor:
+    """Weights (B, M) that sum to one, from those of all but the term at index ``top``, (B, 1), where there is zero."""
     return others.scatter(1, top, 1 - others.sum(1, keepdim=True))
-
-
-def _score(log_probs: Tensor) -> Tensor:
-    """One, with the gradient of the log probability: the score function of a draw."""
-    return (log_probs - log_probs.detach()).exp()

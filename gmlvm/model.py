@@ -255,10 +255,39 @@ class GMLVM(nn.Module):
 
         Source: Gaujac, Feige and Barber (2018), section 2; chapter "Training the GM-WAE".
         """
+        return self.posterior_of_pixels(self.pixels(x))
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """Images as the networks take them.
+
+        Args:
+            x: Images, (B, C, H, W), ``uint8`` or floating point in [0, 1], on the model's device.
+
+        Returns:
+            The same in [0, 1], in the model's dtype.
+
+        Raises:
+            TypeError: If ``x`` has another dtype.
+            ValueError: If ``x`` has another shape or lies outside [0, 1].
+
+        Source: chapter "Training the GM-WAE".
+        """
         check_shape("x", x, (None, *self.image_shape), " (batch, channels, height, width)")
-        x = as_unit_interval("x", x).to(self.prior.loc.dtype)
-        loc, scale = self.continuous_encoder(x)
-        return Posterior(logits=self.discrete_encoder(x), loc=loc, scale=scale)
+        return as_unit_interval("x", x).to(self.prior.loc.dtype)
+
+    def posterior_of_pixels(self, pixels: Tensor) -> Posterior:
+        """:meth:`posterior` of what :meth:`pixels` gave, without checking it again.
+
+        Args:
+            pixels: Images in [0, 1], (B, C, H, W), in the model's dtype.
+
+        Returns:
+            The :class:`Posterior`, differentiable in the weights.
+
+        Source: chapter "Training the GM-WAE".
+        """
+        loc, scale = self.continuous_encoder(pixels)
+        return Posterior(logits=self.discrete_encoder(pixels), loc=loc, scale=scale)
 
     def decoder_logits(self, z: Tensor) -> Tensor:
         """Logits of the pixels for codes.
@@ -404,11 +433,11 @@ class GMLVM(nn.Module):
 
         Source: the closed form of the original's pretraining; chapter "Training the GM-WAE".
         """
-        check_shape("x", x, (None, *self.image_shape), " (batch, channels, height, width)")
+        pixels = self.pixels(x)
         match = getattr(self.continuous_encoder, "match", None)
         if match is None:
             raise TypeError(f"{type(self.continuous_encoder).__name__} has no match method; start without it")
-        match(as_unit_interval("x", x).to(self.prior.loc.dtype), self.prior.loc, self.prior.scale, noise)
+        match(pixels, self.prior.loc, self.prior.scale, noise)
 
     def save(self, path: str | Path) -> None:
         """Write weights, prior and architecture to one safetensors file, its sizes in a JSON header.

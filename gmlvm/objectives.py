@@ -18,7 +18,7 @@ from gmlvm.expectations import Dense, Expectation, Resampled, truncate
 from gmlvm.model import GMLVM, Posterior
 from gmlvm.prior import GaussianMixturePrior
 from gmlvm.smoothness import adversarial_change
-from gmlvm.validation import as_unit_interval, check_choice, check_number, check_positive_int
+from gmlvm.validation import check_choice, check_number, check_positive_int
 
 #: How the squared MMD is estimated: which of its three parts are taken in closed form.
 ESTIMATORS = ("sampled", "half-closed", "closed")
@@ -118,12 +118,12 @@ class VAE(Objective):
 
     def __call__(self, model: GMLVM, x: Tensor, generator: torch.Generator | None = None) -> VAETerms:
         """Compute the terms of the negative ELBO; see :class:`Objective`."""
-        posterior, prior = model.posterior(x), model.prior
+        x, prior = model.pixels(x), model.prior
+        posterior = model.posterior_of_pixels(x)
         log_probs = posterior.log_probs
         chosen = self.expectation.select(log_probs, generator)
         z = posterior.sample(generator)[chosen.image, chosen.component]  # (N, D)
-        pixels = as_unit_interval("x", x).to(z.dtype)[chosen.image]
-        error = F.binary_cross_entropy_with_logits(model.decoder_logits(z), pixels, reduction="none")
+        error = F.binary_cross_entropy_with_logits(model.decoder_logits(z), x[chosen.image], reduction="none")
         reconstruction = chosen.mean(error.flatten(1).sum(1), len(x))
         kl_z = gaussian_kl(posterior.loc, posterior.scale, prior.loc, prior.scale)  # (B, K)
         kl_z = (log_probs.exp() * kl_z).sum(1).mean()
@@ -192,8 +192,8 @@ class WAE(Objective):
 
     def __call__(self, model: GMLVM, x: Tensor, generator: torch.Generator | None = None) -> WAETerms:
         """Compute the transport cost, the penalty and the roughness; see :class:`Objective`."""
-        posterior = model.posterior(x)
-        x = as_unit_interval("x", x).to(posterior.loc.dtype)
+        x = model.pixels(x)
+        posterior = model.posterior_of_pixels(x)
         log_probs = posterior.log_probs
         chosen = self.expectation.select(log_probs, generator)
         z = posterior.sample(generator)  # (B, K, D)
