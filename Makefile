@@ -39,12 +39,12 @@ notebooks: $(VENV)/ready ## run every notebook from scratch and write its output
 	  ../$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900 $$notebook || exit 1; done
 
-results: $(VENV)/ready ## make the committed files under results/ again (about HOURS on two cores)
+results: $(VENV)/ready ## make the committed files under results/ again (about 70 minutes on two cores)
 	$(BIN)/python -m experiments.seeds --output results/gm_wae_seeds.json
 	$(BIN)/python -m experiments.expectations --output results/expectations.json
 	$(BIN)/python -m benchmarks --json results/benchmarks.json
 
-bench: $(VENV)/ready ## measure how fast training is against a plain version (about MINUTES on two cores)
+bench: $(VENV)/ready ## measure how fast training is against a plain version (about 12 minutes on two cores)
 	$(BIN)/python -m benchmarks
 
 clean: ## remove the environment and everything built
