@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -169,8 +170,9 @@ def fit(
         record[:done] = saved.to(fabric.device)
 
     start = time.perf_counter() - earlier
-    # Only a bar that is switched off names `disable`: else it is left to the environment (TQDM_DISABLE).
-    with tqdm(total=steps, initial=done, unit="step", **({} if progress else {"disable": True})) as bar:
+    # The environment can switch the bar off as well; in a notebook tqdm does not look at it by itself.
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    with tqdm(total=steps, initial=done, unit="step", disable=hidden) as bar:
         if done == 0:
             _call(callbacks, 0, model)
         model.train()

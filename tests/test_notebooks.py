@@ -39,6 +39,7 @@ class TestNotebook:
     def test_has_no_warning_or_progress_bar(self, path):
         streams = {output.get("name") for cell in code_cells(path) for output in cell.outputs}
         assert "stderr" not in streams
+        assert "widgets" not in nbformat.read(path, as_version=4).metadata
 
     def test_has_its_outputs(self, path):
         silent = ("import ", "try:", "def ")
