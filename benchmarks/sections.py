@@ -6,7 +6,6 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from multiprocessing import get_context
@@ -18,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from benchmarks.steps import index_batches, library_step, objective, plain_step, plain_version, variants
+from benchmarks.steps import Step, index_batches, library_step, objective, plain_step, plain_version, variants
 from benchmarks.timing import side_by_side, summary
 from gmlvm import GMLVM, GaussianMixturePrior, cosine, datasets, evaluate, fit
 from gmlvm.datasets import ImageData
@@ -105,15 +104,15 @@ def race(data: ImageData) -> tuple[Figures, dict[int, GMLVM]]:
     fit(model, objective(), data, steps=_RACE_STEPS, schedule=cosine, callbacks=dict.fromkeys(laps, lap))
     figures: Figures = {"steps": list(laps), **contestants, "terms_per_image": terms_per_image(model, data)}
     for name, record in contestants.items():
-        figures[f"{name}_to_accuracy_0.50"] = _first(record, lambda r, i: r["accuracy"][i] >= 0.5)
-        figures[f"{name}_to_full_use"] = _first(record, lambda r, i: r["components_used"][i] == 10)
+        figures[f"{name}_to_accuracy_0.50"] = _first(record, "accuracy", 0.5)
+        figures[f"{name}_to_full_use"] = _first(record, "components_used", 10)
     figures["times_faster"] = clock["plain"] / clock["library"]
     return figures, states
 
 
-def _first(record: dict[str, list[float]], reached: Callable[[dict[str, list[float]], int], bool]) -> float | None:
-    """Seconds of training at the first lap from which on a mark was reached, None if it never was."""
-    return next((s for i, s in enumerate(record["seconds"]) if reached(record, i)), None)
+def _first(record: dict[str, list[float]], figure: str, mark: float) -> float | None:
+    """Seconds of training at the first lap at which a figure reached a mark, None if it never did."""
+    return next((s for s, value in zip(record["seconds"], record[figure], strict=True) if value >= mark), None)
 
 
 def parts(states: dict[int, GMLVM], data: ImageData) -> Figures:
@@ -214,7 +213,7 @@ def original(data: ImageData, peak: float) -> Figures:
     return figures
 
 
-def step_profile(step: Callable[[], None], rows: int = 8) -> list[Figures]:
+def step_profile(step: Step, rows: int = 8) -> list[Figures]:
     """The operations that take most of a step, with their share of it."""
     with profile(activities=[ProfilerActivity.CPU]) as record:
         step()

@@ -48,19 +48,17 @@ def library_step(
     images: Tensor,
     loss: Objective | None = None,
     *,
-    learning_rate: float = 0.0,
     fused: bool = True,
     loader: bool = False,
     all_codes: bool = False,
     bfloat16: bool = False,
 ) -> Step:
-    """A step as :func:`gmlvm.fit` takes it.
+    """A step as :func:`gmlvm.fit` takes it, at a learning rate of zero: the model stays in the state to be measured.
 
     Args:
-        model: The model, trained in place.
+        model: The model.
         images: ``uint8``, (N, C, H, W).
         loss: The objective; that of the chapters if left out.
-        learning_rate: Adam's; with 0 the model stays in the state that is to be measured.
         fused: Whether Adam is one kernel.
         loader: Whether batches come from a loader of floats.
         all_codes: Whether codes of no probability take part in the penalty.
@@ -69,7 +67,7 @@ def library_step(
     loss = loss or objective()
     generator = torch.Generator().manual_seed(0)
     batches = (loader_batches if loader else index_batches)(images, generator)
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=fused or None)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=fused or None)
     keep = patch.object(objectives, "truncate", partial(truncate, tolerance=0.0)) if all_codes else nullcontext()
     model.train()
 
