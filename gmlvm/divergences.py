@@ -38,7 +38,7 @@ def gaussian_kl(loc: Tensor, scale: Tensor, prior_loc: Tensor, prior_scale: Tens
     Raises:
         ValueError: If ``loc`` and ``scale`` differ in shape.
 
-    Source: Kingma and Welling (2014), appendix B; chapter "Training the GM-WAE".
+    Source: Kingma and Welling (2014), appendix B; chapter "How a VAE collapses".
 
     Example:
         >>> gaussian_kl(torch.ones(1), torch.ones(1), torch.zeros(1), torch.ones(1)).item()
@@ -64,7 +64,7 @@ def categorical_kl(log_probs: Tensor, prior_log_probs: Tensor) -> Tensor:
     Raises:
         ValueError: If the numbers of components differ.
 
-    Source: Cover and Thomas (2006), section 2.3; chapter "Training the GM-WAE".
+    Source: Cover and Thomas (2006), section 2.3; chapter "How a VAE collapses".
 
     Example:
         >>> certain, uniform = torch.tensor([0.0, -torch.inf]), torch.tensor([0.5, 0.5]).log()
@@ -92,7 +92,7 @@ class InverseMultiquadratic:
     Raises:
         ValueError: If there is no constant, or one is not positive.
 
-    Source: Tolstikhin et al. (2018), section 4; chapter "Training the GM-WAE".
+    Source: Tolstikhin et al. (2018), section 4; chapter "From transport to autoencoders".
 
     Example:
         >>> InverseMultiquadratic([1.0, 3.0])(torch.tensor(1.0)).item()  # 1/2 + 3/4
@@ -194,7 +194,8 @@ def squared_mmd(
     Raises:
         ValueError: If a shape does not fit, B or M is below 2, or ``divergence`` is unknown.
 
-    Source: Gretton et al. (2012), lemma 6; Gaujac, Feige and Barber (2018), section 3; chapter "Training the GM-WAE".
+    Source: Gretton et al. (2012), lemma 6; Gaujac, Feige and Barber (2018), section 3;
+    chapter "From transport to autoencoders".
     """
     check_choice("divergence", divergence, DIVERGENCES)
     check_shape("z", z, (None, None, None), " (batch, num_components, latent_dim)")
@@ -240,7 +241,7 @@ def data_data(
     Raises:
         ValueError: If a shape does not fit, B is below 2, or ``divergence`` is unknown.
 
-    Source: Gretton et al. (2012), lemma 6; chapter "Training the GM-WAE".
+    Source: Gretton et al. (2012), lemma 6; chapter "From transport to autoencoders".
     """
     check_choice("divergence", divergence, DIVERGENCES)
     check_shape("z", z, (None, None, None), " (batch, num_components, latent_dim)")

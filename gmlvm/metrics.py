@@ -81,8 +81,6 @@ def evaluate(model: GMLVM, data: ImageData, *, batch_size: int = 1000, seed: int
     check_positive_int("batch_size", batch_size)
     check_positive_int("seed", seed, minimum=0)
     test_probs = component_probs(model, data.test.images, batch_size)
-    mean = test_probs.mean(0)
-    entropy = -xlogy(mean, mean).sum()
     assigned = test_probs.argmax(1)
     shares = np.bincount(assigned, minlength=model.num_components) / len(assigned)
     accuracy = nmi = ari = labels = None
@@ -97,8 +95,8 @@ def evaluate(model: GMLVM, data: ImageData, *, batch_size: int = 1000, seed: int
         accuracy=accuracy,
         nmi=nmi,
         ari=ari,
-        component_entropy=float(entropy),
-        mutual_information=float(entropy + xlogy(test_probs, test_probs).sum(1).mean()),
+        component_entropy=component_entropy(test_probs),
+        mutual_information=mutual_information(test_probs),
         components_used=int((shares >= _USED_SHARE / model.num_components).sum()),
         component_shares=tuple(shares.tolist()),
         component_labels=None if labels is None else tuple(labels.tolist()),
@@ -127,6 +125,47 @@ def component_probs(model: GMLVM, images: Tensor, batch_size: int = 1000) -> NDA
     with inference(model):
         parts = [model.posterior(x.to(model.device)).log_probs.cpu() for x in images.split(batch_size)]
     return torch.cat(parts).double().softmax(1).numpy()
+
+
+def component_entropy(probs: NDArray[np.float64]) -> float:
+    r"""Entropy of the mean posterior: how evenly the components are used.
+
+    .. math:: H(k) = -\sum_k \bar q_k \log \bar q_k, \quad \bar q_k = E_x\, q_D(k|x)
+
+    Args:
+        probs: q_D(k|x), shape (N, K), rows summing to one.
+
+    Returns:
+        Nats, from 0 (one component takes everything) to log K (all are used alike).
+
+    Source: chapter "How a VAE collapses".
+
+    Example:
+        >>> component_entropy(np.array([[1.0, 0.0], [1.0, 0.0]])) + 0.0
+        0.0
+    """
+    mean = probs.mean(0)
+    return float(-xlogy(mean, mean).sum())
+
+
+def mutual_information(probs: NDArray[np.float64]) -> float:
+    r"""What the component tells of the image, I(x; k) = H(k) - H(k|x).
+
+    .. math:: I(x; k) = -\sum_k \bar q_k \log \bar q_k + E_x \sum_k q_D(k|x) \log q_D(k|x)
+
+    Args:
+        probs: q_D(k|x), shape (N, K), rows summing to one.
+
+    Returns:
+        Nats, from 0 (q_D is the same for every image) to the entropy of the mean.
+
+    Source: Hoffman and Johnson (2016); chapter "How a VAE collapses".
+
+    Example:
+        >>> round(mutual_information(np.array([[1.0, 0.0], [0.0, 1.0]])), 4)  # log 2
+        0.6931
+    """
+    return component_entropy(probs) + float(xlogy(probs, probs).sum(1).mean())
 
 
 def match_components(assigned: NDArray[np.int64], labels: NDArray[np.int64], num_components: int) -> NDArray[np.int64]:

@@ -340,7 +340,7 @@ class GMLVM(nn.Module):
             TypeError: If ``x`` has another dtype.
             ValueError: If ``x`` has another shape or lies outside [0, 1].
 
-        Source: chapter "Training the GM-WAE".
+        Source: chapter "Walking the latent space".
         """
         with inference(self):
             posterior = self.posterior(x)
@@ -405,7 +405,7 @@ class GMLVM(nn.Module):
             TypeError: If ``steps`` is not an integer or an image has the wrong dtype.
             ValueError: If the shapes differ or fit neither images nor codes, or ``steps`` is below 2.
 
-        Source: Gaujac, Feige and Barber (2018), figure 3; chapter "Training the GM-WAE".
+        Source: Gaujac, Feige and Barber (2018), figure 3; chapter "Walking the latent space".
         """
         check_positive_int("steps", steps, minimum=2)
         if a.shape != b.shape:
@@ -431,7 +431,7 @@ class GMLVM(nn.Module):
             TypeError: If the continuous encoder has no ``match`` method, or ``x`` has the wrong dtype.
             ValueError: If ``x`` or ``noise`` is out of range.
 
-        Source: the closed form of the original's pretraining; chapter "Training the GM-WAE".
+        Source: the closed form of the original's pretraining; chapter "How a VAE collapses".
         """
         pixels = self.pixels(x)
         match = getattr(self.continuous_encoder, "match", None)

@@ -55,7 +55,7 @@ def conv_discrete_encoder(image_shape: tuple[int, int, int], num_components: int
     Raises:
         ValueError: If a size is out of range.
 
-    Source: Gaujac, Feige and Barber (2018), experiments; chapter "Training the GM-WAE".
+    Source: Gaujac, Feige and Barber (2018), experiments; chapter "How a VAE collapses".
     """
     check_positive_int("num_components", num_components)
     channels, height, width = check_image_shape(image_shape)
@@ -196,7 +196,7 @@ def conv_decoder(image_shape: tuple[int, int, int], latent_dim: int) -> nn.Modul
     Raises:
         ValueError: If a size is out of range.
 
-    Source: Gaujac, Feige and Barber (2018), experiments; chapter "Training the GM-WAE".
+    Source: Gaujac, Feige and Barber (2018), experiments; chapter "How a VAE collapses".
     """
     check_positive_int("latent_dim", latent_dim)
     channels, height, width = check_image_shape(image_shape)
@@ -245,7 +245,7 @@ def start_weights(module: nn.Module, std: float, generator: torch.Generator | No
     Raises:
         ValueError: If ``std`` is not positive.
 
-    Source: Gaujac, Feige and Barber (2018), the authors' experiment code; chapter "Training the GM-WAE".
+    Source: Gaujac, Feige and Barber (2018), the authors' experiment code; chapter "How a VAE collapses".
     """
     check_number("std", std, exclusive=True)
     norms = {id(p) for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for p in m.parameters()}

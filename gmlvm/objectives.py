@@ -104,7 +104,7 @@ class VAE(Objective):
         TypeError: If an argument has the wrong type.
         ValueError: If ``beta`` is negative or not finite.
 
-    Source: Gaujac, Feige and Barber (2018), section 2; chapter "Training the GM-WAE".
+    Source: Gaujac, Feige and Barber (2018), section 2; chapter "How a VAE collapses".
     """
 
     term_names: ClassVar[tuple[str, ...]] = VAETerms._fields

@@ -9,6 +9,7 @@ from torch import nn
 from gmlvm import GMLVM, VAE, WAE, GaussianMixturePrior, datasets, evaluate, fit, metrics, networks, plots
 from gmlvm.divergences import InverseMultiquadratic, categorical_kl, gaussian_kl, squared_mmd
 from gmlvm.expectations import Resampled, TopM, Truncated
+from gmlvm.interactive import hover_map
 
 nan, inf = float("nan"), float("inf")
 GREY = np.zeros((4, 6, 5), dtype=np.uint8)
@@ -172,6 +173,11 @@ CASES = {
     "grid shape": (lambda: plots.image_grid(np.zeros((2, 3, 4, 4))), ValueError, r"\(rows, columns, C, H, W\)"),
     "pairs shape": (lambda: plots.reconstruction_grid(X, X[:1]), ValueError, "same shape"),
     "pairs columns": (lambda: plots.reconstruction_grid(X, X, columns=3), ValueError, "multiple of 3"),
+    "map shape": (lambda: hover_map(np.zeros(3), X, [0], ["a"]), ValueError, r"points must have shape \(N, 2\)"),
+    "map images": (lambda: hover_map([[0, 0]], np.zeros((1, 2, 2)), [0], ["a"]), ValueError, r"\(N, 1, H, H\)"),
+    "map lengths": (
+        lambda: hover_map([[0, 0]], np.zeros((1, 1, 2, 2)), [0, 1], ["a"]), ValueError, "equally many, got .*'labels': 2",
+    ),
     "matrix shape": (lambda: plots.posterior_heatmap(np.zeros(3)), ValueError, r"matrix must have shape \(labels, K\)"),
     "curves none": (lambda: plots.learning_curves({}), ValueError, "at least one array, got none"),
     "curves short": (lambda: plots.learning_curves({"loss": np.zeros(3)}, smooth=5), ValueError, "steps >= smooth = 5"),

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments import expectations, runner, seeds
+from experiments import collapse, expectations, runner, seeds, wae_start
 
 
 @pytest.fixture
@@ -40,6 +40,28 @@ def test_rules_for_the_sum_over_k_differ_in_nothing_else(small_runs):
 def test_k_means_finds_well_separated_classes(small_runs):
     best = max(seeds.k_means(seed)["accuracy"] for seed in range(5))
     assert best == 1.0
+
+
+def test_the_course_of_a_collapse_ends_where_its_report_does(small_runs):
+    figures = collapse.run(collapse.VAE_1, "mlp", None, True, steps=20)(0)
+    assert figures["steps"] == [0, 5, 10, 15, 20]
+    for name, values in figures["course"].items():
+        assert len(values) == 5
+        assert values[-1] == figures["report"][name]
+    assert figures != collapse.run(collapse.VAE_1, "mlp", 0.01, True, steps=20)(0)
+
+
+def test_a_vae_starts_where_the_wae_ended(small_runs, monkeypatch):
+    changes = {"num_components": 4, "latent_dim": 3, "wae_steps": 30, "vae_steps": 4}
+    for name, value in changes.items():
+        monkeypatch.setitem(wae_start.SETTINGS, name, value)
+    monkeypatch.setattr(wae_start, "LOOKS", (0, 4))
+    monkeypatch.setattr(wae_start, "WINDOW", 2)
+    figures = {name: method(0) for name, method in wae_start.METHODS.items()}
+    first = {name: run["reports"][0] for name, run in figures.items()}
+    assert first["wae, beta 1"] == first["wae, beta 10"] != first["scratch, beta 1"]
+    assert figures["wae, beta 1"]["reports"][1] != figures["wae, beta 10"]["reports"][1]
+    assert [len(values) for values in figures["wae, beta 1"]["curves"].values()] == [2] * 4
 
 
 def test_the_output_folder_is_looked_for_before_any_work(monkeypatch, tmp_path, capsys):

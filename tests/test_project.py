@@ -21,7 +21,10 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("datasets", "divergences", "expectations", "metrics", "networks", "plots", "smoothness", "closed_form")
+MODULES = (
+    "datasets", "divergences", "expectations", "metrics", "networks", "plots", "interactive", "smoothness",
+    "closed_form",
+)  # fmt: skip
 # Each module imports only from those to its left.
 LAYERS = (
     "validation", "prior", "networks", "storage", "model", "divergences", "expectations", "smoothness", "closed_form",

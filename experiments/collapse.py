@@ -1,0 +1,87 @@
+"""When the discrete latent dies: GM-VAE and GM-WAE from several starts, over five seeds.
+
+``python -m experiments.collapse --output results/collapse.json`` makes the file that the chapter "How a VAE
+collapses" reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from experiments import runner
+from gmlvm import GMLVM, VAE, WAE, Objective, datasets, evaluate, fit, metrics
+from gmlvm.expectations import Truncated
+
+#: What all runs share: the paper's learning rate and batch.
+SETTINGS: dict[str, Any] = {"num_components": 10, "latent_dim": 9, "batch_size": 128, "learning_rate": 8e-4}
+#: The paper's penalty: on z alone, with its weights, and its kernels in units of the prior.
+PAPER_WAE = WAE(10.0, "marginal", reconstruction_weight=0.05, factors=(0.8, 1.6, 4.0, 8.0, 16.0, 40.0, 80.0))
+#: The paper's start of all weights, at N(0, 0.01 squared); None is PyTorch's own.
+SMALL = 0.01
+#: Steps at which the use of the components is measured.
+LOOKS = (0, 5, 10, 15, 20, 25, 30, 35, 40, 50, 75, 100, 150, 200, 300, 500, 700, 1000)
+
+
+def run(objective: Objective, networks: str, weight_std: float | None, matched_start: bool, steps: int) -> Any:
+    """One cell of the table, as a function of the seed.
+
+    Args:
+        objective: What is minimised.
+        networks: ``"mlp"`` or ``"conv"``.
+        weight_std: Start of the weights.
+        matched_start: Whether q_C starts matched to the prior.
+        steps: Length of the training.
+    """
+
+    def method(seed: int) -> dict[str, Any]:
+        data = datasets.mnist()
+        model = GMLVM.for_images(
+            data.image_shape,
+            SETTINGS["num_components"],
+            SETTINGS["latent_dim"],
+            seed=seed,
+            networks=networks,
+            weight_std=weight_std,
+        )
+        looks = [step for step in LOOKS if step <= steps]
+        course: dict[str, list[float]] = {"component_entropy": [], "mutual_information": []}
+
+        def look(model: GMLVM) -> None:
+            probs = metrics.component_probs(model, data.test.images)
+            course["component_entropy"].append(metrics.component_entropy(probs))
+            course["mutual_information"].append(metrics.mutual_information(probs))
+
+        history = fit(
+            model,
+            objective,
+            data,
+            steps=steps,
+            batch_size=SETTINGS["batch_size"],
+            learning_rate=SETTINGS["learning_rate"],
+            matched_start=matched_start,
+            callbacks=dict.fromkeys(looks, look),
+            seed=seed,
+            progress=False,
+        )
+        report = asdict(evaluate(model, data))
+        return {"seconds": round(history.seconds, 1), "steps": looks, "course": course, "report": report}
+
+    return method
+
+
+VAE_1, VAE_10 = VAE(expectation=Truncated()), VAE(10.0, expectation=Truncated())
+#: What is run for each seed. The first three are the paper's regime: its networks, its start.
+METHODS = {
+    "vae": run(VAE_1, "conv", SMALL, True, 300),
+    "vae beta 10": run(VAE_10, "conv", SMALL, True, 300),
+    "wae": run(PAPER_WAE, "conv", SMALL, True, 300),
+    "mlp small matched": run(VAE_1, "mlp", SMALL, True, 1000),
+    "mlp small": run(VAE_1, "mlp", SMALL, False, 1000),
+    "mlp ordinary matched": run(VAE_1, "mlp", None, True, 1000),
+    "mlp ordinary": run(VAE_1, "mlp", None, False, 1000),
+    "mlp ordinary beta 10": run(VAE_10, "mlp", None, False, 1000),
+}
+
+if __name__ == "__main__":
+    runner.main("experiments.collapse", {**SETTINGS, "wae": repr(PAPER_WAE), "vae": repr(VAE_1)}, METHODS, range(5))

@@ -1,0 +1,43 @@
+"""The hover map holds what it was given."""
+
+import base64
+import json
+import re
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from gmlvm.interactive import hover_map
+
+POINTS = [[-1.0, 2.0], [3.0, 4.0], [1.0, 3.0]]
+
+
+def embedded(page):
+    """The data inside a page."""
+    return json.loads(re.search(r"data = (\{.*\});\n", page).group(1))
+
+
+def test_points_fill_the_unit_square_together_with_the_background():
+    images = np.zeros((3, 1, 4, 4))
+    data = embedded(hover_map(POINTS, images, [1, 0, 1], ["a", "b", "c"], background=[[7.0, 2.0]]))
+    assert data["points"] == [[0, 0], [0.5, 1], [0.25, 0.5]]
+    assert data["background"] == [[1, 0]]
+    assert data["labels"] == [1, 0, 1]
+    assert data["names"] == ["a", "b", "c"]
+
+
+def test_images_stand_in_one_picture_in_their_order():
+    images = np.random.default_rng(0).integers(0, 16, size=(43, 1, 4, 4)) / 15
+    sprite = embedded(hover_map(np.zeros((43, 2)), images, [0] * 43, [""] * 43))["sprite"]
+    sheet = np.asarray(Image.open(BytesIO(base64.b64decode(sprite))), dtype=float)
+    assert sheet.shape == (8, 160)
+    np.testing.assert_allclose(1 - sheet[4:, 8:12] / 255, images[42, 0])  # second row, third place
+    np.testing.assert_allclose(1 - sheet[:4, 4:8] / 255, images[1, 0])
+
+
+def test_text_cannot_leave_the_script():
+    page = hover_map([[0, 0]], np.zeros((1, 1, 2, 2)), [0], ["</script><b>"], description='a "map"')
+    assert page.count("</script>") == 1
+    assert 'aria-label="a &quot;map&quot;"' in page
+    assert "http" not in page
