@@ -23,7 +23,9 @@ SMALL = 0.01
 LOOKS = (0, 5, 10, 15, 20, 25, 30, 35, 40, 50, 75, 100, 150, 200, 300, 500, 700, 1000)
 
 
-def run(objective: Objective, networks: str, weight_std: float | None, matched_start: bool, steps: int) -> Any:
+def run(
+    objective: Objective, networks: str, weight_std: float | None, matched_start: bool, steps: int
+) -> runner.Method:
     """One cell of the table, as a function of the seed.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 from sklearn.cluster import KMeans
 
 from experiments import runner
-from gmlvm import GMLVM, WAE, cosine, datasets, evaluate, fit, metrics
+from gmlvm import GMLVM, WAE, History, cosine, datasets, evaluate, fit, metrics
 
 #: What the chapter trains with; the weight is that of its variant with the smoothness term.
 SETTINGS: dict[str, Any] = {
@@ -23,24 +23,20 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def gm_wae(seed: int, matched_start: bool = False, precision: str = "32-true", **options: Any) -> dict[str, Any]:
-    """Train one GM-WAE as the chapter does and measure it.
+def train(seed: int, matched_start: bool = False, precision: str = "32-true", **options: Any) -> tuple[GMLVM, History]:
+    """Train one GM-WAE as the chapter does.
 
     Args:
         seed: Seed of the weights, the batches and every sample.
         matched_start: Whether to begin with the matched start of q_C.
         precision: Of the products; see :func:`gmlvm.fit`.
         **options: What the objective has besides the weight of its penalty.
-
-    Returns:
-        The training time in seconds and the report's figures; JSON values.
     """
     data = datasets.mnist()
     model = GMLVM.for_images(data.image_shape, SETTINGS["num_components"], SETTINGS["latent_dim"], seed=seed)
-    objective = WAE(penalty_weight=SETTINGS["penalty_weight"], **options)
     history = fit(
         model,
-        objective,
+        WAE(penalty_weight=SETTINGS["penalty_weight"], **options),
         data,
         steps=SETTINGS["steps"],
         schedule=cosine,
@@ -49,7 +45,21 @@ def gm_wae(seed: int, matched_start: bool = False, precision: str = "32-true", *
         seed=seed,
         progress=False,
     )
-    return {"seconds": round(history.seconds, 1), **asdict(evaluate(model, data))}
+    return model, history
+
+
+def gm_wae(seed: int, **changes: Any) -> dict[str, Any]:
+    """Train one GM-WAE as the chapter does and measure it.
+
+    Args:
+        seed: Seed of the weights, the batches and every sample.
+        **changes: What :func:`train` is to do otherwise.
+
+    Returns:
+        The training time in seconds and the report's figures; JSON values.
+    """
+    model, history = train(seed, **changes)
+    return {"seconds": round(history.seconds, 1), **asdict(evaluate(model, datasets.mnist()))}
 
 
 def k_means(seed: int) -> dict[str, Any]:

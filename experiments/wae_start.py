@@ -13,7 +13,8 @@ import numpy as np
 
 from experiments import runner
 from experiments.seeds import SETTINGS as WAE_SETTINGS
-from gmlvm import GMLVM, VAE, WAE, cosine, datasets, evaluate, fit
+from experiments.seeds import train
+from gmlvm import GMLVM, VAE, datasets, evaluate, fit
 from gmlvm.expectations import Resampled
 
 #: The WAE is trained as in its chapter; the VAE after it for so many steps, at a constant learning rate, with the same
@@ -40,10 +41,10 @@ def vae(beta: float, start: str) -> runner.Method:
 
     def method(seed: int) -> dict[str, Any]:
         data = datasets.mnist()
-        model = GMLVM.for_images(data.image_shape, SETTINGS["num_components"], SETTINGS["latent_dim"], seed=seed)
         if start == "wae":
-            objective = WAE(SETTINGS["penalty_weight"])
-            fit(model, objective, data, steps=SETTINGS["wae_steps"], schedule=cosine, seed=seed, progress=False)
+            model, _ = train(seed)
+        else:
+            model = GMLVM.for_images(data.image_shape, SETTINGS["num_components"], SETTINGS["latent_dim"], seed=seed)
         reports: list[dict[str, Any]] = []
         history = fit(
             model,

@@ -10,7 +10,7 @@ from io import BytesIO
 from string import Template
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from gmlvm.plots import PALETTE
@@ -129,7 +129,7 @@ def hover_map(
     return _PAGE.substitute(name=html.escape(name), description=html.escape(description), data=text, columns=_COLUMNS)
 
 
-def _sprite(images: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> str:
+def _sprite(images: NDArray[np.float64]) -> str:
     """All images (N, H, W) in one PNG, black on white, base64."""
     count, height, width = images.shape
     rows = -(-count // _COLUMNS)

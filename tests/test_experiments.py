@@ -52,8 +52,8 @@ def test_the_course_of_a_collapse_ends_where_its_report_does(small_runs):
 
 
 def test_a_vae_starts_where_the_wae_ended(small_runs, monkeypatch):
-    changes = {"num_components": 4, "latent_dim": 3, "wae_steps": 30, "vae_steps": 4}
-    for name, value in changes.items():
+    monkeypatch.setitem(seeds.SETTINGS, "steps", 30)
+    for name, value in {"num_components": 4, "latent_dim": 3, "vae_steps": 4}.items():
         monkeypatch.setitem(wae_start.SETTINGS, name, value)
     monkeypatch.setattr(wae_start, "LOOKS", (0, 4))
     monkeypatch.setattr(wae_start, "WINDOW", 2)
