@@ -19,7 +19,7 @@ PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000", "#999999", "#555555",
 )  # fmt: skip
 #: Line styles that go with the palette, so that curves differ without colour as well.
-LINE_STYLES = ("-", "--", "-.", ":")
+LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 
 def use_style() -> None:
@@ -44,6 +44,20 @@ def use_style() -> None:
             "legend.frameon": False,
         }
     )
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Colour and dashes of one of several curves, for runs that share them across panels.
+
+    Args:
+        index: Which curve, from 0.
+
+    Returns:
+        Keyword arguments for ``Axes.plot``.
+
+    Source: chapter "How a VAE collapses".
+    """
+    return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINE_STYLES[index % len(LINE_STYLES)]}
 
 
 def image_grid(images: ArrayLike, ax: Axes | None = None, gap: int = 2) -> Axes:

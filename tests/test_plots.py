@@ -62,3 +62,10 @@ def test_style_sets_the_palette():
         plots.use_style()
         assert mpl.rcParams["axes.prop_cycle"].by_key()["color"] == list(plots.PALETTE)
         assert len(set(plots.PALETTE)) == len(plots.PALETTE) == 10
+
+
+def test_line_styles_tell_curves_apart():
+    styles = [plots.line_style(index) for index in range(10)]
+    assert len({style["color"] for style in styles}) == 10
+    assert len({str(style["linestyle"]) for style in styles[:5]}) == 5
+    assert plots.line_style(10) == plots.line_style(0)
