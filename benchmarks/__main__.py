@@ -12,8 +12,8 @@ import torch
 
 from benchmarks import sections
 from benchmarks.steps import BATCH_SIZE
-from experiments.records import provenance
 from gmlvm import datasets
+from gmlvm.records import provenance
 
 
 def measure() -> dict[str, Any]:

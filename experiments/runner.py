@@ -11,7 +11,7 @@ import torch
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from experiments.records import write_record
+from gmlvm.records import write_record
 
 #: From a seed to figures that JSON can hold.
 Method = Callable[[int], dict[str, Any]]

@@ -85,6 +85,7 @@ def k_means(seed: int) -> dict[str, Any]:
 #: What is run for each seed: the chapter's training, that with one change at a time, and a yardstick.
 METHODS: dict[str, runner.Method] = {
     "plain": gm_wae,
+    "marginal": lambda seed: gm_wae(seed, divergence="marginal"),
     "matched": lambda seed: gm_wae(seed, matched_start=True),
     "smooth": lambda seed: gm_wae(seed, smoothness_weight=SETTINGS["smoothness_weight"]),
     "bfloat16": lambda seed: gm_wae(seed, precision="bf16-mixed"),

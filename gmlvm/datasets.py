@@ -79,7 +79,7 @@ class ImageData:
 
     def __repr__(self) -> str:
         """Name and sizes instead of the tensors."""
-        sizes = f"{len(self.train)} training and {len(self.test)} test images of shape {self.image_shape}"
+        sizes = f"{len(self.train)} training and {len(self.test)} test images, {self.image_shape}"
         return f"ImageData({self.name}: {sizes}, {len(self.class_names)} classes)"
 
 

@@ -59,7 +59,7 @@ class History:
     def __repr__(self) -> str:
         """Steps, time and the last values."""
         last = ", ".join(f"{name}={values[-1]:.4g}" for name, values in self.terms.items())
-        return f"History({self.steps} steps on {self.device} in {self.seconds:.0f} s; last: {last})"
+        return f"History({self.steps} steps on {self.device} in {self.seconds:.0f} s;\n  last: {last})"
 
 
 def cosine(progress: float) -> float:

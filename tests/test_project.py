@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import gmlvm
+from gmlvm.records import read_record
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,12 +24,12 @@ else:
 ROOT = Path(__file__).parents[1]
 MODULES = (
     "datasets", "divergences", "expectations", "metrics", "networks", "plots", "interactive", "smoothness",
-    "closed_form",
+    "closed_form", "records",
 )  # fmt: skip
 # Each module imports only from those to its left.
 LAYERS = (
     "validation", "prior", "networks", "storage", "model", "divergences", "expectations", "smoothness", "closed_form",
-    "objectives", "datasets", "checkpoints", "training", "metrics",
+    "objectives", "datasets", "checkpoints", "training", "metrics", "records",
 )  # fmt: skip
 
 
@@ -128,7 +129,7 @@ def test_readme_names_only_make_targets_that_exist():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.json")), ids=lambda path: path.stem)
 def test_result_files_say_how_they_were_made(path):
-    record = json.loads(path.read_text())
+    record = read_record(path)
     assert record["command"].startswith(("python -m experiments.", "python -m benchmarks "))
     assert f"results/{path.name}" in record["command"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"])
