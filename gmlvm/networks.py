@@ -234,8 +234,8 @@ class _Crop(nn.Module):
 def start_weights(module: nn.Module, std: float, generator: torch.Generator | None = None) -> None:
     """Start every weight at N(0, std squared) and every bias at zero, as the original did with std 0.01.
 
-    With so small a start q_D hardly sees its input at first, which is what lets a GM-VAE collapse. Batch
-    norm keeps its own start.
+    Together with the matched start of q_C this is the regime in which the original's GM-VAE collapses. Batch norm
+    keeps its own start.
 
     Args:
         module: The network, changed in place.
