@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -14,6 +17,24 @@ NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 
 def code_cells(path):
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def text(path):
+    """All prose of a chapter, captions included."""
+    cells = nbformat.read(path, as_version=4).cells
+    prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    return "\n".join(prose + [json.dumps(cell.metadata.get("mystnb", {})) for cell in cells])
+
+
+def library_names(path):
+    """What a chapter's code uses of the library: functions and classes, by their names below ``gmlvm``."""
+    lines = re.sub(r"^(\s*)[!%].*$", r"\1pass", "\n".join(cell.source for cell in code_cells(path)), flags=re.M)
+    nodes = list(ast.walk(ast.parse(lines)))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gmlvm")]
+    names = {f"{node.module}.{alias.name}".removeprefix("gmlvm.") for node in imports for alias in node.names}
+    modules = {name for name in names if (ROOT / "gmlvm" / f"{name}.py").exists()}
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    return names - modules | {f"{node.value.id}.{node.attr}" for node in attributes if node.value.id in modules}
 
 
 def test_there_are_notebooks_and_the_book_lists_them():
@@ -42,7 +63,7 @@ class TestNotebook:
         assert "widgets" not in nbformat.read(path, as_version=4).metadata
 
     def test_has_its_outputs(self, path):
-        silent = ("import ", "try:", "def ")
+        silent = ("import ", "from ", "try:", "def ")
         for cell in code_cells(path):
             if "print(" in cell.source or "plt.show()" in cell.source:
                 assert cell.outputs, cell.source
@@ -65,3 +86,19 @@ class TestNotebook:
         assert "hide-input" in first.metadata["tags"]
         assert "except ModuleNotFoundError" in first.source
         assert url in first.source
+
+    def test_has_figures_exercises_and_an_end(self, path):
+        assert sum("plt.show()" in cell.source for cell in code_cells(path)) >= 3
+        prose = text(path)
+        exercises = re.findall(r":::\{exercise\}\n:label: (\S+)", prose)
+        assert len(exercises) >= 2
+        assert re.findall(r":::\{solution\} (\S+)\n:class: dropdown", prose) == exercises
+        assert "## What was seen" in prose
+
+    def test_links_every_part_of_the_library_that_it_uses(self, path):
+        links = set(re.findall(r"\}`~?gmlvm\.([\w.]+)`", text(path)))
+        for name in library_names(path):
+            # A link to a method shows its class; that to the module of figures stands for all of them.
+            assert any(f"{link}.".startswith(f"{name}.") for link in links) or (
+                name.startswith("plots.") and "plots" in links
+            ), f"{name} is used and not linked"
