@@ -44,7 +44,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
         path: The JSON file.
 
     Returns:
-        The record: ``command``, ``date``, ``machine`` and ``versions``, then what was measured.
+        The record, with ``command``, ``date``, ``machine`` and ``versions``, then what was measured.
 
     Raises:
         FileNotFoundError: If there is no such file.
