@@ -169,9 +169,9 @@ def squared_mmd(
 
     .. math::
         \widehat{MMD}^2 =
-            \frac{1}{B(B-1)} \sum_{i \ne j} \sum_{k, k'} q_{ik} q_{jk'}\, \kappa_{kk'}(z_{ik}, z_{jk'})
-            - \frac{2}{B} \sum_i \sum_{k, k'} q_{ik}\, p_{k'} \operatorname{mean}_m \kappa_{kk'}(z_{ik}, y_{k'm})
-            + \sum_{k, k'} p_k\, p_{k'} \operatorname{mean}_{(k, m) \ne (k', m')} \kappa_{kk'}(y_{km}, y_{k'm'})
+            {} & \frac{1}{B(B-1)} \sum_{i \ne j} \sum_{k, k'} q_{ik} q_{jk'}\, \kappa_{kk'}(z_{ik}, z_{jk'}) \\
+            & - \frac{2}{B} \sum_i \sum_{k, k'} q_{ik}\, p_{k'} \operatorname{mean}_m \kappa_{kk'}(z_{ik}, y_{k'm}) \\
+            & + \sum_{k, k'} p_k\, p_{k'} \operatorname{mean}_{(k, m) \ne (k', m')} \kappa_{kk'}(y_{km}, y_{k'm'})
 
     With ``"joint"``, :math:`\kappa_{kk'}(a, b) = 1[k = k']\, \kappa(a, b)` compares the pair (k, z); with
     ``"marginal"``, :math:`\kappa_{kk'} = \kappa` compares z alone, as the original does. Pairs of one data

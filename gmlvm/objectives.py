@@ -90,8 +90,8 @@ class VAE(Objective):
     r"""Negative evidence lower bound with the sum over k taken exactly, in nats per image.
 
     .. math::
-        -ELBO = \sum_k q_D(k|x) \left( -E_{q_C} \log p_G(x|z) + \beta\, KL(q_C(z|k,x) \,\|\, p_C(z|k)) \right)
-            + \beta\, KL(q_D(k|x) \,\|\, p_D)
+        -ELBO = {} & \sum_k q_D(k|x) \left( -E_{q_C} \log p_G(x|z) + \beta\, KL(q_C(z|k,x) \,\|\, p_C(z|k)) \right) \\
+            & + \beta\, KL(q_D(k|x) \,\|\, p_D)
 
     with one reparametrised sample of z for each k. The likelihood is Bernoulli on logits, summed over
     pixels; grey levels are taken as probabilities, so such values compare with one another only.
@@ -136,8 +136,8 @@ class WAE(Objective):
     r"""Transport cost from data to model, with the constraint on the codes relaxed to a penalty.
 
     .. math::
-        w \sum_k q_D(k|x)\, E_{q_C} \lVert x - G(z) \rVert^2 + \lambda\, MMD^2(Q, P)
-            + \gamma\, KL\big(q_D(\cdot|x) \,\|\, q_D(\cdot|x + r)\big)
+        & w \sum_k q_D(k|x)\, E_{q_C} \lVert x - G(z) \rVert^2 + \lambda\, MMD^2(Q, P) \\
+            & + \gamma\, KL\big(q_D(\cdot|x) \,\|\, q_D(\cdot|x + r)\big)
 
     where w is ``reconstruction_weight``, :math:`\lambda` is ``penalty_weight``, Q is the aggregated posterior
     and P the prior; on pairs (k, z) if the divergence is ``"joint"``, on z alone if ``"marginal"``. The last
