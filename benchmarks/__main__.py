@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from benchmarks import sections
 from benchmarks.steps import BATCH_SIZE
 from gmlvm import datasets
-from gmlvm.records import provenance
+from gmlvm.records import write_record
 
 
 def measure() -> dict[str, Any]:
@@ -94,8 +93,7 @@ def main() -> None:
     figures = measure()
     print("\n".join(table(figures)))
     if path is not None:
-        command = f"python -m benchmarks --json {path.as_posix()}"
-        path.write_text(json.dumps({**provenance(command), **figures}, indent=1) + "\n", encoding="utf-8")
+        write_record(path, f"python -m benchmarks --json {path.as_posix()}", figures)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ def main(module: str, settings: dict[str, Any], methods: Mapping[str, Method], s
     figures = dict(zip(tasks, tqdm(results, total=len(tasks), unit="run"), strict=True))
     runs = [{"seed": seed, **{name: figures[name, seed] for name in methods}} for seed in arguments.seeds]
     command = f"python -m {module} --output {arguments.output.as_posix()} --seeds "
-    write_record(arguments.output, command + " ".join(map(str, arguments.seeds)), settings, runs)
+    command += " ".join(map(str, arguments.seeds))
+    write_record(arguments.output, command, {"settings": settings, "runs": runs})
 
 
 def _run(method: Method, seed: int) -> dict[str, Any]:

@@ -19,22 +19,27 @@ _ORIGIN = ("command", "date", "machine", "versions")
 _WIDTH = 80
 
 
-def write_record(path: Path, command: str, settings: dict[str, Any], runs: list[dict[str, Any]]) -> None:
-    """Write a result file.
+def write_record(path: Path, command: str, figures: dict[str, Any]) -> None:
+    """Write a result file: how it was made, then the figures.
 
     Args:
         path: The JSON file; its folder must exist.
         command: What makes the file again, from the root of the repository.
-        settings: What all runs share.
-        runs: One entry for each run, its seed among the values.
+        figures: What was measured, and with which settings and seeds, as JSON values.
 
     Raises:
         OSError: If the file cannot be written.
 
     Source: the project's own; the chapter "Training the GM-WAE" reads such a file.
     """
-    record = {**provenance(command), "settings": settings, "runs": runs}
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    origin = {
+        "command": command,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "machine": _machine(),
+        "versions": {"python": platform.python_version(), "gmlvm": version("gmlvm")}
+        | {package: version(package) for package in _PACKAGES},
+    }
+    path.write_text(json.dumps({**origin, **figures}, indent=1) + "\n", encoding="utf-8")
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -78,28 +83,8 @@ def describe_origin(record: dict[str, Any]) -> str:
     return "\n".join(textwrap.fill(line, _WIDTH, subsequent_indent="  ") for line in lines)
 
 
-def provenance(command: str) -> dict[str, Any]:
-    """Where figures come from: command, date, machine and versions, as JSON values.
-
-    Args:
-        command: What makes them again, from the root of the repository.
-
-    Source: the project's own; the chapter "Training the GM-WAE" shows it.
-    """
-    return {
-        "command": command,
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "machine": machine(),
-        "versions": {"python": platform.python_version(), "gmlvm": version("gmlvm")}
-        | {package: version(package) for package in _PACKAGES},
-    }
-
-
-def machine() -> str:
-    """What the runs were made on, in words: processor family, cores, accelerator.
-
-    Source: the project's own; the chapter "Training the GM-WAE" shows it.
-    """
+def _machine() -> str:
+    """What the runs were made on, in words: processor family, cores, accelerator."""
     accelerator = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no accelerator"
     return f"{platform.system()} {platform.machine()}, {_processor()}, {os.cpu_count()} cores, {accelerator}"
 

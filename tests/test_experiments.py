@@ -1,11 +1,11 @@
 """The longer runs, on a small data set: they write what a chapter reads."""
 
-import json
 import sys
 
 import pytest
 
 from experiments import collapse, expectations, runner, seeds, wae_start
+from gmlvm.records import read_record
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def test_every_seed_has_the_figures_of_every_method(small_runs, tmp_path, monkey
     path = tmp_path / "out.json"
     monkeypatch.setattr(sys, "argv", ["seeds", "--output", str(path), "--seeds", "3", "5", "--jobs", "1"])
     runner.main("experiments.seeds", seeds.SETTINGS, seeds.METHODS, range(5))
-    record = json.loads(path.read_text())
+    record = read_record(path)
     assert record["command"] == f"python -m experiments.seeds --output {path.as_posix()} --seeds 3 5"
     assert record["settings"] == seeds.SETTINGS
     assert [run["seed"] for run in record["runs"]] == [3, 5]

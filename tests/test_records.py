@@ -10,7 +10,8 @@ from gmlvm.records import describe_origin, read_record, write_record
 
 def test_what_was_written_is_read(tmp_path):
     path = tmp_path / "out.json"
-    write_record(path, "python -m experiments.x", {"steps": 3}, [{"seed": 0, "accuracy": 0.5}])
+    figures = {"settings": {"steps": 3}, "runs": [{"seed": 0, "accuracy": 0.5}]}
+    write_record(path, "python -m experiments.x", figures)
     record = read_record(path)
     assert record["settings"] == {"steps": 3}
     assert record["runs"] == [{"seed": 0, "accuracy": 0.5}]
