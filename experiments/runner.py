@@ -18,7 +18,7 @@ Method = Callable[[int], dict[str, Any]]
 
 
 def main(module: str, settings: dict[str, Any], methods: Mapping[str, Method], seeds: Sequence[int]) -> None:
-    """Run all methods and seeds, as many at a time as there are cores, and write the file.
+    """Run the methods and seeds, as many at a time as there are cores, and write the file.
 
     Args:
         module: Name of the experiment's module, for the command that the file names.
@@ -29,17 +29,20 @@ def main(module: str, settings: dict[str, Any], methods: Mapping[str, Method], s
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description="run an experiment, write a result file")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help="seeds to run (default: %(default)s)")
+    parser.add_argument("--methods", choices=methods, nargs="+", default=list(methods), help="methods (default: all)")
     parser.add_argument("--jobs", type=int, default=-1, help="runs at a time (default: one for each core)")
     arguments = parser.parse_args()
     if not arguments.output.parent.is_dir():
         parser.error(f"no folder {arguments.output.parent} to write {arguments.output.name} to")
-    tasks = [(name, seed) for seed in arguments.seeds for name in methods]
+    tasks = [(name, seed) for seed in arguments.seeds for name in arguments.methods]
     calls = (delayed(_run)(methods[name], seed) for name, seed in tasks)
     results = Parallel(n_jobs=arguments.jobs, return_as="generator")(calls)
     figures = dict(zip(tasks, tqdm(results, total=len(tasks), unit="run"), strict=True))
-    runs = [{"seed": seed, **{name: figures[name, seed] for name in methods}} for seed in arguments.seeds]
+    runs = [{"seed": seed, **{name: figures[name, seed] for name in arguments.methods}} for seed in arguments.seeds]
     command = f"python -m {module} --output {arguments.output.as_posix()} --seeds "
     command += " ".join(map(str, arguments.seeds))
+    if arguments.methods != list(methods):
+        command += " --methods " + " ".join(arguments.methods)
     write_record(arguments.output, command, {"settings": settings, "runs": runs})
 
 

@@ -30,6 +30,16 @@ def test_every_seed_has_the_figures_of_every_method(small_runs, tmp_path, monkey
         assert run["plain"]["reconstruction_error"] != run["matched"]["reconstruction_error"]
 
 
+def test_only_some_methods_can_be_run_and_the_command_says_so(small_runs, tmp_path, monkeypatch):
+    path = tmp_path / "out.json"
+    arguments = ["--output", str(path), "--seeds", "3", "--methods", "smooth", "plain", "--jobs", "1"]
+    monkeypatch.setattr(sys, "argv", ["seeds", *arguments])
+    runner.main("experiments.seeds", seeds.SETTINGS, seeds.METHODS, range(5))
+    record = read_record(path)
+    assert record["command"].endswith("--seeds 3 --methods smooth plain")
+    assert [set(run) for run in record["runs"]] == [{"seed", "plain", "smooth"}]
+
+
 def test_rules_for_the_sum_over_k_differ_in_nothing_else(small_runs):
     figures = {name: method(0)["reconstruction_error"] for name, method in expectations.METHODS.items()}
     assert list(figures) == list(expectations.RULES)
