@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from benchmarks.steps import Step, index_batches, library_step, objective, plain_step, plain_version, variants
+from benchmarks.steps import Step, gradient_step, library_step, objective, plain_step, plain_version, variants
 from benchmarks.timing import side_by_side, summary
 from gmlvm import GMLVM, GaussianMixturePrior, cosine, datasets, evaluate, fit
 from gmlvm.datasets import ImageData
@@ -124,68 +124,68 @@ def parts(states: dict[int, GMLVM], data: ImageData) -> Figures:
     return figures
 
 
-def noise(states: dict[int, GMLVM], data: ImageData, batches: int = 60) -> Figures:
+def noise(states: dict[int, GMLVM], data: ImageData, pairs: int = 200) -> Figures:
     """Variance of the gradient over fresh batches, seconds for one, and their product, the cost of a given precision.
 
-    For each way to take the sum over k and each way to estimate the penalty.
+    For each way to take the sum over k and each way to estimate the penalty, all on the same batches.
+
+    Args:
+        states: Models, by the steps that they were trained for.
+        data: The data.
+        pairs: Pairs of batches. Half the squared distance of the gradients of two batches has the mean that is looked
+            for, and the spread over pairs gives its standard error.
     """
     losses = {repr(rule): objective(expectation=rule) for rule in (Dense(), Truncated(), TopM(1), Resampled(1))}
     losses |= {f"{Resampled()}, {name}": objective(estimator=name) for name in ("sampled", "half-closed")}
     losses |= {f"{Resampled(3)}": objective(expectation=Resampled(3))}
     figures: Figures = {}
     for state, model in tqdm(states.items(), unit="state"):
-        model = deepcopy(model).train()
-        parameters = list(model.parameters())
+        gradients = {name: gradient_step(deepcopy(model), data.train.images, loss) for name, loss in losses.items()}
+        distances = {}
+        for name, gradient in gradients.items():
+            halves = [(gradient() - gradient()).square().sum().item() / 2 for _ in range(pairs)]
+            distances[name] = torch.tensor(halves, dtype=torch.float64)
+        seconds = side_by_side(gradients, rounds=15)
+        dense = distances[repr(Dense())]
         figures[str(state)] = {}
-        for name, loss in losses.items():
-            generator = torch.Generator().manual_seed(0)
-            images = index_batches(data.train.images, generator)
-            total, squares, seconds = torch.zeros(()), 0.0, []
-            for _ in range(batches):
-                x = next(images)
-                start = time.perf_counter()
-                gradients = torch.autograd.grad(loss(model, x, generator).loss, parameters)
-                seconds.append(time.perf_counter() - start)
-                gradient = torch.cat([g.flatten() for g in gradients]).double()
-                total, squares = total + gradient, squares + gradient.square().sum().item()
-            variance = (squares - total.square().sum().item() / batches) / (batches - 1)
-            milliseconds = 1e3 * statistics.median(seconds)
+        for name, values in distances.items():
+            extra = values - dense
+            milliseconds = 1e3 * statistics.median(seconds[name])
             figures[str(state)][name] = {
-                "variance": variance,
+                "variance": values.mean().item(),
+                "variance_error": (values.std() / pairs**0.5).item(),
+                "extra": (extra.mean() / dense.mean()).item(),
+                "extra_error": (extra.std() / pairs**0.5 / dense.mean()).item(),
                 "milliseconds": milliseconds,
-                "variance_seconds": variance * milliseconds / 1e3,
+                "variance_seconds": values.mean().item() * milliseconds / 1e3,
             }
     return figures
 
 
 def components(data: ImageData) -> Figures:
-    """A step against K, at the start and after 1200 steps."""
-    figures: Figures = {}
-    for num_components in tqdm(_COMPONENTS, unit="K"):
-        model = model_of(num_components)
-        figures[str(num_components)] = {}
-        for state in ("start", "trained"):
+    """A step against K, at the start and after 1200 steps; all K take turns."""
+    models = {num_components: model_of(num_components) for num_components in _COMPONENTS}
+    figures: Figures = {str(num_components): {} for num_components in models}
+    for state in ("start", "trained"):
+        steps: dict[tuple[int, str], Step] = {}
+        for num_components, model in tqdm(models.items(), unit="K"):
             if state == "trained":
                 trained(model, data, 1200)
-            steps = {
-                "plain": plain_step(plain_version(model), data.train.images),
-                "library": library_step(deepcopy(model), data.train.images),
-            }
-            seconds = side_by_side(steps, rounds=10)
+            steps[num_components, "plain"] = plain_step(plain_version(model), data.train.images)
+            steps[num_components, "library"] = library_step(deepcopy(model), data.train.images)
+        seconds = side_by_side(steps, rounds=10)
+        for num_components, model in models.items():
+            plain, library = (seconds[num_components, name] for name in ("plain", "library"))
             figures[str(num_components)][state] = {
-                **{name: summary(times, seconds["plain"]) for name, times in seconds.items()},
+                "plain": summary(plain, plain),
+                "library": summary(library, plain),
                 "terms_per_image": terms_per_image(model, data),
             }
     return figures
 
 
-def original(data: ImageData, peak: float) -> Figures:
-    """A step with the original's networks: the plain dense one, the library's, and what share of the peak each reaches.
-
-    Args:
-        data: The data.
-        peak: Floating-point operations a second of a large matrix product, from :func:`matrix_product_peak`.
-    """
+def original(data: ImageData) -> Figures:
+    """A step with the original's networks: the plain dense one and the library's, beside a large matrix product."""
     model = trained(model_of(10, "conv"), data, 600)
     model.train()
     images = data.train.images
@@ -195,21 +195,39 @@ def original(data: ImageData, peak: float) -> Figures:
         "library": library_step(deepcopy(model), images),
         "library, with bfloat16 products": library_step(deepcopy(model), images, bfloat16=True),
     }
-    operations = {}
-    for name, step in steps.items():
-        with FlopCounterMode(display=False) as counter:
-            step()
-        operations[name] = counter.get_total_flops()
-    seconds = side_by_side(steps, rounds=5, turn=1)
     figures: Figures = {"terms_per_image": terms_per_image(model, data)}
-    for name, times in seconds.items():
-        figures[name] = summary(times, seconds["plain"])
-        figures[name]["gigaflop"] = operations[name] / 1e9
-        figures[name]["share_of_peak"] = operations[name] / statistics.median(times) / peak
+    figures |= beside_product(steps, rounds=5, turn=1)
+    del figures["library, with bfloat16 products"]["share_of_peak"]  # which is that of 32-bit products
     figures["profile"] = step_profile(steps["library, all K decoded"])
     for name in ("plain", "library"):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             figures[name]["peak_memory_gigabytes"] = pool.submit(_peak_memory, name).result()
+    return figures
+
+
+def beside_product(steps: dict[str, Step], rounds: int, turn: int = 3) -> Figures:
+    """Times of steps, the first being what others are compared with, and their share of what the machine can reach.
+
+    That is the rate of a large float32 matrix product, which takes its turns with them.
+    """
+    operations = {}
+    for name, step in steps.items():
+        step()
+        with FlopCounterMode(display=False) as counter:
+            step()
+        operations[name] = counter.get_total_flops()
+    size = 2048
+    a, b = torch.randn(2, size, size)
+    seconds = side_by_side({**steps, "product": lambda: torch.mm(a, b)}, rounds, turn)
+    peak = 2 * size**3 / statistics.median(seconds.pop("product"))
+    figures: Figures = {"matrix_product_gigaflops_per_second": peak / 1e9}
+    baseline = next(iter(seconds.values()))
+    for name, times in seconds.items():
+        figures[name] = {
+            **summary(times, baseline),
+            "gigaflop": operations[name] / 1e9,
+            "share_of_peak": operations[name] / statistics.median(times) / peak,
+        }
     return figures
 
 
@@ -223,7 +241,10 @@ def step_profile(step: Step, rows: int = 8) -> list[Figures]:
 
 
 def _peak_memory(name: str) -> float:
-    """Largest memory of a process, in gigabytes, that takes three steps from the start with the original's networks."""
+    """Largest memory of a process, in gigabytes, that takes three steps from the start with the original's networks.
+
+    Python, torch and the data are part of it; those of the plain version are floats, as its loader has them.
+    """
     model, images = model_of(10, "conv"), datasets.mnist().train.images
     step = plain_step(plain_version(model), images) if name == "plain" else library_step(model, images)
     for _ in range(3):
@@ -236,28 +257,7 @@ def _peak_memory(name: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def small_step(states: dict[int, GMLVM], data: ImageData, peak: float) -> Figures:
+def small_step(states: dict[int, GMLVM], data: ImageData) -> Figures:
     """Operations, share of the peak and profile of the library's own step in the trained state."""
     step = library_step(deepcopy(states[_RACE_STEPS]), data.train.images)
-    step()
-    with FlopCounterMode(display=False) as counter:
-        step()
-    seconds = side_by_side({"library": step}, rounds=40)["library"]
-    operations = counter.get_total_flops()
-    return {
-        "gigaflop": operations / 1e9,
-        "milliseconds": 1e3 * statistics.median(seconds),
-        "share_of_peak": operations / statistics.median(seconds) / peak,
-        "profile": step_profile(step, rows=12),
-    }
-
-
-def matrix_product_peak(size: int = 2048, repeats: int = 30) -> float:
-    """Floating-point operations a second that a large product of float32 matrices reaches: the median of many."""
-    a, b = torch.randn(2, size, size)
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(seconds[3:])
+    return {**beside_product({"library": step}, rounds=40)["library"], "profile": step_profile(step, rows=12)}

@@ -82,6 +82,25 @@ def library_step(
     return step
 
 
+def gradient_step(model: GMLVM, images: Tensor, loss: Objective) -> Callable[[], Tensor]:
+    """The gradient on a fresh batch, as one vector; all steps made here see the same batches, whatever they draw.
+
+    Args:
+        model: The model.
+        images: ``uint8``, (N, C, H, W).
+        loss: The objective.
+    """
+    batches = index_batches(images, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    parameters = list(model.train().parameters())
+
+    def step() -> Tensor:
+        gradients = torch.autograd.grad(loss(model, next(batches), generator).loss, parameters)
+        return torch.cat([gradient.flatten() for gradient in gradients])
+
+    return step
+
+
 def plain_step(
     plain: PlainWAE, images: Tensor, learning_rate: float = 0.0, factors: Iterable[float] | None = None
 ) -> Step:

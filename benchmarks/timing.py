@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
-from benchmarks.steps import Step
+Name = TypeVar("Name", bound=Hashable)
 
 
-def side_by_side(steps: Mapping[str, Step], rounds: int, turn: int = 3) -> dict[str, list[float]]:
+def side_by_side(steps: Mapping[Name, Callable[[], object]], rounds: int, turn: int = 3) -> dict[Name, list[float]]:
     """Time each step in every round.
 
     Args:
@@ -21,7 +21,7 @@ def side_by_side(steps: Mapping[str, Step], rounds: int, turn: int = 3) -> dict[
     Returns:
         Seconds for one step in each round, by name.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    seconds: dict[Name, list[float]] = {name: [] for name in steps}
     for index in range(rounds + 1):
         for name, step in steps.items():
             step()

@@ -283,12 +283,17 @@ def _from_torchvision(
     return from_arrays(train.data, train.targets, test.data, test.targets, name=name, class_names=classes)
 
 
+def _as_tensor(name: str, values: Any) -> Tensor:
+    """What came, as a tensor."""
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be an array or tensor of numbers, got {type(values).__name__}: {error}") from None
+
+
 def _check_images(name: str, images: Any) -> Tensor:
     """Images as uint8 in NCHW."""
-    try:
-        tensor = torch.as_tensor(images)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be an array or tensor of numbers, got {type(images).__name__}: {error}") from None
+    tensor = _as_tensor(name, images)
     if tensor.ndim == 3:
         tensor = tensor.unsqueeze(1)
     if tensor.ndim != 4 or tensor.shape[1] not in (1, 3):
@@ -309,7 +314,7 @@ def _check_labels(name: str, labels: Any, count: int) -> Tensor | None:
     """Labels as int64, one for each image."""
     if labels is None:
         return None
-    tensor = torch.as_tensor(labels)
+    tensor = _as_tensor(name, labels)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"{name} must be integers, got {tensor.dtype}")
     if tensor.shape != (count,):

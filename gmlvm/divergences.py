@@ -77,7 +77,7 @@ def categorical_kl(log_probs: Tensor, prior_log_probs: Tensor) -> Tensor:
         )
     probs = log_probs.exp()
     # A component of probability zero adds nothing, though its log is minus infinity.
-    return torch.where(probs > 0, probs * (log_probs - prior_log_probs), torch.zeros_like(probs)).sum(-1)
+    return torch.where(probs == 0, 0, probs * (log_probs - prior_log_probs)).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -55,12 +55,16 @@ class Expectation(ABC):
     """
 
     @abstractmethod
-    def select(self, log_probs: Tensor, generator: torch.Generator | None = None) -> Selection:
+    def select(
+        self, log_probs: Tensor, generator: torch.Generator | None = None, *, fixed_shape: bool = False
+    ) -> Selection:
         """Select terms.
 
         Args:
             log_probs: log q_D(k|x), normalised, shape (B, K).
             generator: Source of randomness, for rules that draw terms; torch's global one if left out.
+            fixed_shape: Whether the number of terms is not to depend on values, so that a GPU need not wait for
+                them. Rules that can fill up with terms of weight zero.
 
         Returns:
             The :class:`Selection`; its :meth:`Selection.mean` estimates the sum over k.
@@ -74,7 +78,9 @@ class Dense(Expectation):
     Source: chapter "A sum that costs what it uses".
     """
 
-    def select(self, log_probs: Tensor, generator: torch.Generator | None = None) -> Selection:
+    def select(
+        self, log_probs: Tensor, generator: torch.Generator | None = None, *, fixed_shape: bool = False
+    ) -> Selection:
         """Select every term."""
         component = torch.arange(log_probs.shape[1], device=log_probs.device).expand(log_probs.shape)
         return _selection(component, log_probs.exp())
@@ -89,7 +95,7 @@ class Truncated(Expectation):
     of q_D, summed over its absolute values, by at most twice that. The gradient in anything behind :math:`f` is off by
     at most :math:`(K - 1) \cdot \text{tolerance} \cdot \max_k \lVert \nabla f_{\hat k} - \nabla f_k \rVert`.
 
-    How many terms there are depends on the values, so a GPU has to wait for them at each step.
+    How many terms there are depends on the values, whatever ``fixed_shape``: a GPU has to wait for them at each step.
 
     Args:
         tolerance: Terms of no more probability than this are left out, but for each image's largest; in [0, 1/2].
@@ -105,7 +111,9 @@ class Truncated(Expectation):
     def __post_init__(self) -> None:
         check_number("tolerance", self.tolerance, maximum=0.5)
 
-    def select(self, log_probs: Tensor, generator: torch.Generator | None = None) -> Selection:
+    def select(
+        self, log_probs: Tensor, generator: torch.Generator | None = None, *, fixed_shape: bool = False
+    ) -> Selection:
         """Select the terms above the tolerance and each image's largest."""
         weight, kept = truncate(log_probs, self.tolerance)
         image, component = kept.nonzero(as_tuple=True)
@@ -139,14 +147,18 @@ class TopM(Expectation):
     def __post_init__(self) -> None:
         check_positive_int("m", self.m)
 
-    def select(self, log_probs: Tensor, generator: torch.Generator | None = None) -> Selection:
+    def select(
+        self, log_probs: Tensor, generator: torch.Generator | None = None, *, fixed_shape: bool = False
+    ) -> Selection:
         """Select the m largest terms and draw one of the others."""
         num_components = log_probs.shape[1]
         if self.m >= num_components - 1:
             return Dense().select(log_probs)
         top = log_probs.detach().topk(self.m, dim=1).indices  # (B, m), the largest first
         rest = log_probs.detach().scatter(1, top, -torch.inf)  # (B, K)
-        drawn = torch.multinomial(rest.softmax(1), 1, generator=generator)  # (B, 1)
+        # What torch.multinomial does, without its look at the values, for which a GPU would have to wait.
+        clocks = torch.empty_like(rest).exponential_(generator=generator)
+        drawn = (rest.softmax(1) / clocks).argmax(1, keepdim=True)  # (B, 1)
         log_prob = log_probs.gather(1, drawn)  # (B, 1)
         # The second factor is one, with the gradient of the logarithm: the score function of the draw.
         drawn_weight = rest.exp().sum(1, keepdim=True) * (log_prob - log_prob.detach()).exp()
@@ -183,12 +195,10 @@ class Resampled(Expectation):
     def __post_init__(self) -> None:
         check_positive_int("m", self.m)
 
-    def select(self, log_probs: Tensor, generator: torch.Generator | None = None) -> Selection:
+    def select(
+        self, log_probs: Tensor, generator: torch.Generator | None = None, *, fixed_shape: bool = False
+    ) -> Selection:
         """Select the terms of 1/m or more and each image's largest, and draw from the others."""
-        # Where values are on another device, shapes do not depend on them: nothing has to wait.
-        return self._select(log_probs, generator, fixed_shape=log_probs.device.type != "cpu")
-
-    def _select(self, log_probs: Tensor, generator: torch.Generator | None, fixed_shape: bool) -> Selection:
         probs = log_probs.exp()
         with torch.no_grad():
             top = probs.argmax(1, keepdim=True)  # (B, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 from collections.abc import Sequence
 from io import BytesIO
 from string import Template
@@ -65,7 +66,7 @@ canvas.addEventListener("pointermove", e => {
 canvas.addEventListener("pointerleave", () => show(-1));
 canvas.addEventListener("keydown", e => {
   const step = {ArrowRight: 1, ArrowLeft: -1}[e.key];
-  if (step) { show((shown + step + points.length) % points.length); e.preventDefault(); }
+  if (step) { show(((shown < 0 && step < 0 ? 0 : shown) + step + points.length) % points.length); e.preventDefault(); }
 });
 draw();
 })();</script>"""
@@ -92,17 +93,19 @@ def hover_map(
         labels: What is drawn for each image, integers from 0, N of them; they choose the colour too.
         names: What is written under each image, N of them.
         background: Further points, drawn small and grey, shape (M, 2).
-        name: Id of the element, unique on its page.
+        name: Id of the element, unique on its page: letters, digits and hyphens.
         description: What the map shows, for those who cannot see it.
 
     Returns:
         HTML with its data and script inside.
 
     Raises:
-        ValueError: If a shape does not fit or the lengths differ.
+        ValueError: If a shape does not fit, the lengths differ, or ``name`` has other characters.
 
     Source: chapter "Walking the latent space".
     """
+    if not re.fullmatch(r"[A-Za-z0-9-]+", name):
+        raise ValueError(f"name must be made of letters, digits and hyphens, got {name!r}")
     plane = np.asarray(points, dtype=float)
     grey = np.asarray(background, dtype=float).reshape(-1, 2)
     pictures = np.asarray(images, dtype=float)
@@ -126,7 +129,7 @@ def hover_map(
     }
     # "</" could end the script early.
     text = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
-    return _PAGE.substitute(name=html.escape(name), description=html.escape(description), data=text, columns=_COLUMNS)
+    return _PAGE.substitute(name=name, description=html.escape(description), data=text, columns=_COLUMNS)
 
 
 def _sprite(images: NDArray[np.float64]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from gmlvm.datasets import ImageData, Split
 from gmlvm.divergences import InverseMultiquadratic, squared_mmd
 from gmlvm.model import GMLVM, inference
-from gmlvm.validation import as_unit_interval, check_positive_int
+from gmlvm.validation import as_unit_interval, check_positive_int, check_type
 
 # A component counts as used if it takes at least this share of its equal share of the images.
 _USED_SHARE = 0.4
@@ -74,10 +75,14 @@ def evaluate(model: GMLVM, data: ImageData, *, batch_size: int = 1000, seed: int
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the images do not fit the model.
+        ValueError: If the images do not fit the model, or the test split has fewer than two.
 
     Source: chapter "Training the GM-WAE".
     """
+    check_type("model", model, GMLVM)
+    check_type("data", data, ImageData)
+    if len(data.test) < 2:
+        raise ValueError(f"the test split must have 2 images or more, got {len(data.test)}")
     check_positive_int("batch_size", batch_size)
     check_positive_int("seed", seed, minimum=0)
     test_probs = component_probs(model, data.test.images, batch_size)
@@ -245,9 +250,7 @@ def _divergence(model: GMLVM, split: Split, seed: int) -> float:
     kernel = InverseMultiquadratic.for_prior(prior)
     values = []
     with inference(model):
-        for indices in order.split(_DIVERGENCE_BATCH):
-            if len(indices) < 2:
-                continue
+        for indices in order.chunk(math.ceil(len(order) / _DIVERGENCE_BATCH)):  # of nearly equal sizes
             images = split.images[indices]
             posterior = model.posterior(images.to(model.device))
             prior_z = prior.sample_each(_DIVERGENCE_BATCH // prior.num_components + 2, generator)

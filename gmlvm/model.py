@@ -103,7 +103,7 @@ class Architecture:
             prior: The prior, of the same K and D.
 
         Returns:
-            The untrained model.
+            The untrained model, in the prior's dtype.
         """
         shape, k, d = self.image_shape, self.num_components, self.latent_dim
         if self.networks == "mlp":
@@ -113,19 +113,20 @@ class Architecture:
             discrete = nets.conv_discrete_encoder(shape, k)
             decoder = nets.conv_decoder(shape, d)
         continuous = nets.ComponentEncoder(shape, k, d, self.component_hidden_dim)
-        return GMLVM(prior, discrete, continuous, decoder, shape, architecture=self)
+        return GMLVM(prior, discrete, continuous, decoder, shape, architecture=self).to(prior.loc.dtype)
 
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """No gradients and evaluation mode inside, the mode of before after it."""
-    was_training = model.training
+    """No gradients and evaluation mode inside, every module's mode of before after it."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        for module, was_training in modes:
+            module.training = was_training
 
 
 class GMLVM(nn.Module):
@@ -198,7 +199,7 @@ class GMLVM(nn.Module):
                 PyTorch's own start if left out.
 
         Returns:
-            The untrained model, on the CPU.
+            The untrained model, on the CPU, in the prior's dtype.
 
         Raises:
             TypeError: If a size is not an integer.
@@ -286,8 +287,9 @@ class GMLVM(nn.Module):
 
         Source: chapter "Training the GM-WAE".
         """
+        dtype = self.prior.loc.dtype  # even under autocast: probabilities and codes rounded to 8 bits would be biased
         loc, scale = self.continuous_encoder(pixels)
-        return Posterior(logits=self.discrete_encoder(pixels), loc=loc, scale=scale)
+        return Posterior(self.discrete_encoder(pixels).to(dtype), loc.to(dtype), scale.to(dtype))
 
     def decoder_logits(self, z: Tensor) -> Tensor:
         """Logits of the pixels for codes.
@@ -475,7 +477,8 @@ class GMLVM(nn.Module):
         try:
             architecture = Architecture(**header["architecture"])
             prior = GaussianMixturePrior(tensors["prior.loc"], tensors["prior.scale"], tensors["prior.logits"])
-            model = architecture.build(prior)
+            with torch.random.fork_rng(devices=[]):
+                model = architecture.build(prior)
             model.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"the weights in {path} do not fit the architecture it names: {error}") from error

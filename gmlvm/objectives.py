@@ -3,16 +3,17 @@ r"""What training minimises: the VAE's negative ELBO, and the WAE's transport co
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmlvm import closed_form, divergences
+from gmlvm import closed_form, divergences, expectations
 from gmlvm.divergences import DEFAULT_FACTORS, DIVERGENCES, InverseMultiquadratic, categorical_kl, gaussian_kl
 from gmlvm.expectations import Dense, Expectation, Resampled, truncate
 from gmlvm.model import GMLVM, Posterior
@@ -121,7 +122,7 @@ class VAE(Objective):
         x, prior = model.pixels(x), model.prior
         posterior = model.posterior_of_pixels(x)
         log_probs = posterior.log_probs
-        chosen = self.expectation.select(log_probs, generator)
+        chosen = _select(self.expectation, model, log_probs, generator)
         z = posterior.sample(generator)[chosen.image, chosen.component]  # (N, D)
         error = F.binary_cross_entropy_with_logits(model.decoder_logits(z), x[chosen.image], reduction="none")
         reconstruction = chosen.mean(error.flatten(1).sum(1), len(x))
@@ -173,7 +174,7 @@ class WAE(Objective):
     divergence: str = "joint"
     reconstruction_weight: float = 1.0
     expectation: Expectation = field(default_factory=Resampled)
-    factors: tuple[float, ...] = DEFAULT_FACTORS
+    factors: Sequence[float] = DEFAULT_FACTORS
     estimator: str = "sampled"
     prior_samples: int = 16
     smoothness_weight: float = 0.0
@@ -185,6 +186,7 @@ class WAE(Objective):
         check_choice("divergence", self.divergence, DIVERGENCES)
         _check_expectation(self.expectation)
         InverseMultiquadratic(self.factors)  # checks them
+        object.__setattr__(self, "factors", tuple(map(float, self.factors)))
         check_choice("estimator", self.estimator, ESTIMATORS)
         check_positive_int("prior_samples", self.prior_samples, minimum=2)
         check_number("smoothness_weight", self.smoothness_weight)
@@ -195,7 +197,7 @@ class WAE(Objective):
         x = model.pixels(x)
         posterior = model.posterior_of_pixels(x)
         log_probs = posterior.log_probs
-        chosen = self.expectation.select(log_probs, generator)
+        chosen = _select(self.expectation, model, log_probs, generator)
         z = posterior.sample(generator)  # (B, K, D)
         images = model.decoder_logits(z[chosen.image, chosen.component]).sigmoid()
         error = (images - x[chosen.image]).square()
@@ -232,29 +234,16 @@ class WAE(Objective):
         Returns:
             A scalar without unit; see :func:`gmlvm.divergences.squared_mmd`.
         """
-        # In the prior's precision even under autocast: distances are small differences of large numbers.
+        # Not under autocast: distances are small differences of large numbers.
         with torch.autocast(z.device.type, enabled=False):
-            dtype = prior.loc.dtype
-            return self._penalty(
-                prior,
-                posterior.log_probs.to(dtype),
-                posterior.loc.to(dtype),
-                posterior.scale.to(dtype),
-                z.to(dtype),
-                generator,
-            )
+            return self._penalty(prior, posterior, z, generator)
 
     def _penalty(
-        self,
-        prior: GaussianMixturePrior,
-        log_probs: Tensor,
-        loc: Tensor,
-        scale: Tensor,
-        z: Tensor,
-        generator: torch.Generator | None,
+        self, prior: GaussianMixturePrior, posterior: Posterior, z: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        kernel, constant = _prior_part(prior, self.factors, self.divergence)
-        weight, kept = truncate(log_probs)  # (B, K)
+        loc, scale = posterior.loc, posterior.scale
+        kernel, constant = _prior_part(prior, tuple(self.factors), self.divergence)
+        weight, kept = truncate(posterior.log_probs)  # (B, K)
         if self.estimator == "sampled":
             prior_z = prior.sample_each(self.prior_samples, generator)  # (K, M, D)
             return divergences.squared_mmd(
@@ -266,6 +255,17 @@ class WAE(Objective):
             data = divergences.data_data(weight, z, kernel, self.divergence, kept)
         cross = closed_form.data_prior(weight, loc, scale, prior, kernel, self.divergence, kept)
         return data - 2 * cross + constant
+
+
+def _select(
+    rule: Expectation, model: GMLVM, log_probs: Tensor, generator: torch.Generator | None
+) -> expectations.Selection:
+    """The terms to decode. Off the CPU their number is fixed, so that no step waits for a value.
+
+    But not where the decoder has batch norms: the places of weight zero would take part in their means and variances.
+    """
+    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.decoder.modules())
+    return rule.select(log_probs, generator, fixed_shape=log_probs.device.type != "cpu" and not normed)
 
 
 def _check_expectation(expectation: object) -> None:

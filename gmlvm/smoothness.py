@@ -2,10 +2,12 @@ r"""How much q_D(k|x) can change within a small ball around an image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmlvm.divergences import categorical_kl
 from gmlvm.validation import check_number
@@ -45,6 +47,11 @@ def adversarial_change(
         0.0
     """
     check_number("radius", radius, exclusive=True)
+    with _running_statistics_kept(logits):
+        return _change(logits, x, radius, generator)
+
+
+def _change(logits: Callable[[Tensor], Tensor], x: Tensor, radius: float, generator: torch.Generator | None) -> Tensor:
     with torch.no_grad():
         target = logits(x).log_softmax(-1)
     noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
@@ -55,6 +62,22 @@ def adversarial_change(
         if change.requires_grad:
             (gradient,) = torch.autograd.grad(change, probe, materialize_grads=True)
     return categorical_kl(target, logits(x + radius * _direction(gradient)).log_softmax(-1)).mean()
+
+
+@contextmanager
+def _running_statistics_kept(logits: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Batch norms use the statistics of their batch but do not remember them: perturbed images are not data."""
+    modules = logits.modules() if isinstance(logits, nn.Module) else ()
+    norms: list[Any] = [
+        module for module in modules if getattr(module, "track_running_stats", False) and module.training
+    ]
+    try:
+        for norm in norms:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def _direction(vectors: Tensor) -> Tensor:

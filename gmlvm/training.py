@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import time
@@ -21,7 +22,7 @@ from gmlvm.checkpoints import load_run, save_run
 from gmlvm.datasets import ImageData
 from gmlvm.model import GMLVM
 from gmlvm.objectives import Objective, VAETerms, WAETerms
-from gmlvm.validation import check_choice, check_number, check_positive_int
+from gmlvm.validation import check_choice, check_number, check_positive_int, check_type
 
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 _PRECISIONS = ("32-true", "bf16-mixed")
@@ -131,7 +132,9 @@ def fit(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If one is out of range, the images do not fit the model, or the checkpoint belongs to
-            another run. All of these come before the first step.
+            another run. All of these come before the first step, and leave the weights as they were.
+        FileNotFoundError: If the folder of the checkpoint is not there.
+        RuntimeError: If the device is not there; Fabric's own.
         FloatingPointError: If a term is not finite; the message names the step and the term.
 
     Source: chapter "Training the GM-WAE".
@@ -143,6 +146,8 @@ def fit(
     check_positive_int("checkpoint_every", checkpoint_every)
     check_choice("device", device, _DEVICES)
     check_choice("precision", precision, _PRECISIONS)
+    if schedule is not None and not callable(schedule):
+        raise TypeError(f"schedule must be a function of the share of steps done, got {schedule!r}")
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to write the checkpoint {path.name} to")
@@ -151,23 +156,28 @@ def fit(
     images = data.train.images.to(fabric.device)
     generator = torch.Generator(fabric.device).manual_seed(seed)
     model.to(fabric.device)
-    if matched_start:
-        model.match_prior(images[_draw(len(images), min(_START_IMAGES, len(images)), generator)])
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     loss_module, fabric_optimizer = fabric.setup(_Loss(model, objective), optimizer)
 
     names = objective.term_names
     record = torch.empty(steps, len(names), device=fabric.device)
     done, earlier = 0, 0.0
-    settings = {
-        "objective": repr(objective), "data": repr(data), "steps": steps, "batch_size": batch_size, "seed": seed,
-        "learning_rate": learning_rate, "schedule": getattr(schedule, "__name__", repr(schedule)),
-        "matched_start": matched_start, "precision": precision,
-    }  # fmt: skip
+    settings: dict[str, Any] = {}
+    if path is not None:
+        settings = {
+            "model": _describe_model(model), "objective": _describe_objective(objective), "data": _describe_data(data),
+            "steps": steps, "batch_size": batch_size, "seed": seed, "learning_rate": learning_rate,
+            "schedule": None if schedule is None else [round(schedule(t / 10), 6) for t in range(11)],
+            "matched_start": matched_start, "precision": precision, "device": fabric.device.type,
+        }  # fmt: skip
     if path is not None and path.exists():
         saved, earlier = load_run(path, model, optimizer, generator, settings)
         done = len(saved)
         record[:done] = saved.to(fabric.device)
+    elif matched_start:
+        model.match_prior(images[_draw(len(images), min(_START_IMAGES, len(images)), generator)])
+    if path is not None and done == 0:  # what cannot be saved shows before any work is lost
+        save_run(path, model, optimizer, generator, record[:0], 0.0, settings)
 
     start = time.perf_counter() - earlier
     # The environment can switch the bar off as well; in a notebook tqdm does not look at it by itself.
@@ -213,6 +223,33 @@ class _Loss(nn.Module):
         return self.objective(self.model, x, generator)
 
 
+def _describe_model(model: GMLVM) -> str:
+    """The networks' sizes and a digest of the prior."""
+    networks = model.architecture or [(name, tuple(weight.shape)) for name, weight in model.named_parameters()]
+    return f"{networks} with prior {_digest(*model.prior.buffers())}"
+
+
+def _describe_objective(objective: Objective) -> str:
+    """The objective's ``repr``, if it says with what settings."""
+    text = repr(objective)
+    if " at 0x" in text:
+        raise ValueError(f"a checkpoint keeps the repr of the objective, which must tell its settings; got {text}")
+    return text
+
+
+def _describe_data(data: ImageData) -> str:
+    """Name, sizes and a digest of the training images."""
+    return f"{data!r} {_digest(data.train.images)}"
+
+
+def _digest(*tensors: Tensor) -> str:
+    """A few digits that differ if any value does."""
+    content = hashlib.sha256()
+    for tensor in tensors:
+        content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()[:12]
+
+
 def _draw(count: int, size: int, generator: torch.Generator) -> Tensor:
     """Indices drawn with replacement, so that a batch is an independent sample of the data: int64, (size,)."""
     return torch.randint(count, (size,), generator=generator, device=generator.device)
@@ -241,9 +278,9 @@ def _check_finite(record: Tensor, offset: int, names: tuple[str, ...]) -> None:
 
 def _check(model: Any, objective: Any, data: Any, batch_size: Any, steps: Any, callbacks: Mapping[Any, Any]) -> None:
     """Raise for arguments of :func:`fit` that do not fit together."""
-    for name, value, kind in (("model", model, GMLVM), ("objective", objective, Objective), ("data", data, ImageData)):
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} must be of type {kind.__name__}, got {type(value).__name__}")
+    check_type("model", model, GMLVM)
+    check_type("objective", objective, Objective)
+    check_type("data", data, ImageData)
     if data.image_shape != model.image_shape:
         raise ValueError(f"the model is for images of shape {model.image_shape}, the data has {data.image_shape}")
     check_positive_int("steps", steps)

@@ -44,6 +44,16 @@ def check_number(
     return float(value)
 
 
+def check_type(name: str, value: Any, kind: type) -> None:
+    """Let ``value`` pass if it is an instance of ``kind``.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be of type {kind.__name__}, got {type(value).__name__}")
+
+
 def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
     """Return ``value`` if it is one of ``choices``.
 

@@ -1,16 +1,20 @@
 """The plain version that the library is measured against does the same; the clock is fair."""
 
+import json
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import steps, timing
+from benchmarks import sections, steps, timing
 from benchmarks.plain import PlainWAE, SeparatePerceptrons
-from gmlvm import WAE, closed_form
+from gmlvm import WAE, closed_form, objectives
 from gmlvm.divergences import DEFAULT_FACTORS, InverseMultiquadratic
-from gmlvm.expectations import Dense
+from gmlvm.expectations import Dense, Resampled
 from gmlvm.records import read_record
 
 
@@ -83,4 +87,101 @@ def test_the_output_folder_is_looked_for_before_any_work(monkeypatch, tmp_path, 
 def test_the_committed_figures_make_the_table():
     figures = read_record(Path(__file__).parents[1] / "results" / "benchmarks.json")
     lines = list(command.table(figures))
-    assert sum("times plain" in line for line in lines) >= 40
+    assert sum("times plain" in line for line in lines) == 3 * 11 + 8 * 2 + 4
+
+
+class Noted(WAE):
+    """The chapters' objective, which notes what it is given."""
+
+    def __call__(self, model, x, generator=None):
+        self.seen.append((x.dtype, torch.is_autocast_enabled("cpu"), objectives.truncate))
+        return super().__call__(model, x, generator)
+
+
+@pytest.mark.parametrize(
+    ("option", "changed"),
+    [({}, set()), ({"loader": True}, {0}), ({"bfloat16": True}, {1}), ({"all_codes": True}, {2})],
+    ids=repr,
+)
+def test_a_step_without_a_part_is_without_that_part_alone(small_model, small_data, monkeypatch, option, changed):
+    monkeypatch.setattr(Noted, "seen", [], raising=False)
+    steps.library_step(small_model, small_data.train.images, Noted(1.0), **option)()
+    usual = (torch.uint8, False, objectives.truncate)
+    assert {place for place in range(3) if Noted.seen[0][place] != usual[place]} == changed
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_optimiser_of_a_step_is_fused_or_not(small_model, small_data, monkeypatch, fused):
+    made = []
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda *a, **o: made.append(adam(*a, **o)) or made[-1])
+    steps.library_step(small_model, small_data.train.images, fused=fused)()
+    assert [bool(optimizer.defaults["fused"]) for optimizer in made] == [fused]
+
+
+def test_each_variant_has_the_rule_or_estimator_of_its_name(small_model, small_data, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(steps, "library_step", lambda model, images, loss=None, **options: (loss, options))
+    for name, made in steps.variants(small_model, small_data.train.images).items():
+        if name != "plain":
+            asked[name] = made
+    changes = {
+        name: (repr(loss.expectation), loss.estimator) for name, (loss, options) in asked.items() if loss is not None
+    }
+    assert changes == {
+        "without resampling: all K decoded": ("Dense()", "sampled"),
+        "without resampling: those above 0.0001": ("Truncated(tolerance=0.0001)", "sampled"),
+        "without resampling: the largest and one drawn": ("TopM(m=1)", "sampled"),
+        "penalty half in closed form": ("Resampled(m=2)", "half-closed"),
+    }
+    assert [options for _, options in asked.values() if options] == [
+        {"all_codes": True},
+        {"fused": False},
+        {"loader": True},
+        {"bfloat16": True},
+    ]
+
+
+@pytest.fixture
+def quick(monkeypatch, mnist):
+    """Sections that take seconds: few images, small batches, short runs. The models are the true ones."""
+    few = {"train": replace(mnist.train, images=mnist.train.images[:600], labels=mnist.train.labels[:600])}
+    few["test"] = replace(mnist.test, images=mnist.test.images[:300], labels=mnist.test.labels[:300])
+    monkeypatch.setattr(steps, "BATCH_SIZE", 8)
+    monkeypatch.setattr(sections, "_RACE_STEPS", 4)
+    monkeypatch.setattr(sections, "_RACE_LAP", 2)
+    monkeypatch.setattr(sections, "_COMPONENTS", (10, 12))
+    monkeypatch.setattr(sections, "side_by_side", lambda made, rounds, turn=1: timing.side_by_side(made, 2, 1))
+    monkeypatch.setattr(sections, "trained", lambda model, data, steps: model)
+    monkeypatch.setattr(sections, "_peak_memory", lambda name: 0.5)
+    monkeypatch.setattr(sections, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr(sections.noise, "__defaults__", (2,))
+    monkeypatch.setattr(command.datasets, "mnist", lambda: replace(mnist, **few))
+
+
+def test_all_sections_run_and_make_the_table(quick):
+    figures = command.measure()
+    assert json.loads(json.dumps(figures)) == figures
+    assert sum("times plain" in line for line in command.table(figures)) == 2 * 11 + 4 * 2 + 4
+    assert figures["race"]["steps"] == [0, 2, 4]
+    for name in ("plain", "library"):
+        assert len(figures["race"][name]["accuracy"]) == 3
+        assert figures["race"][name]["seconds"][0] == 0
+    assert set(figures["noise"]) == {"0", "4"}
+    assert figures["noise"]["0"]["Dense()"]["extra"] == 0
+    assert "share_of_peak" not in figures["original"]["library, with bfloat16 products"]
+    dense, few = (figures["original"][name]["gigaflop"] for name in ("library, all K decoded", "library"))
+    assert few < dense < 1.01 * figures["original"]["plain"]["gigaflop"]
+
+
+def test_gradients_for_the_noise_share_their_batches_and_not_their_draws(small_model, small_data):
+    def gradients(rule):
+        step = steps.gradient_step(deepcopy(small_model), small_data.train.images, WAE(0.0, expectation=rule))
+        return torch.stack([step() for _ in range(300)])
+
+    dense, drawn = gradients(Dense()), gradients(Resampled(1))
+    assert not torch.equal(dense[0], drawn[0])
+    # What the draws add averages out, batch by batch.
+    apart = (drawn - dense).mean(0).norm()
+    assert apart < 3 * ((drawn - dense).var(0).sum() / 300).sqrt()
+    assert apart < 0.3 * dense.mean(0).norm()

@@ -127,3 +127,12 @@ def test_the_split_of_a_folder_follows_its_seed(folder):
     first, same, other = (datasets.from_folder(folder, seed=seed).test.images for seed in (0, 0, 1))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+def test_a_folder_resized_to_a_height_and_a_width(folder):
+    assert datasets.from_folder(folder, image_size=(8, 3)).image_shape == (3, 8, 3)
+
+
+def test_floats_are_rounded_to_the_nearest_grey_level():
+    images = np.full((1, 2, 2), 100.6 / 255)
+    assert (datasets.from_arrays(images).train.images == 101).all()

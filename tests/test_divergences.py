@@ -151,3 +151,8 @@ def test_kernel_units_follow_the_prior():
     factors = (0.5, 2.0)
     assert InverseMultiquadratic.for_prior(wide, factors).constants == pytest.approx((3.0, 12.0))
     assert InverseMultiquadratic.for_prior(narrow, factors).constants == pytest.approx((0.75, 3.0))
+
+
+def test_what_is_not_a_number_stays_so():
+    uniform = torch.full((3,), 1 / 3).log()
+    assert categorical_kl(torch.tensor([torch.nan, -1.0, -1.0]), uniform).isnan()

@@ -140,7 +140,7 @@ def test_resampling_keeps_large_terms_exactly_and_draws_small_ones_at_their_rate
 def test_fixed_shapes_on_other_devices_hold_the_same_terms(log_probs):
     """What runs on a GPU, run here: the places that are free have weight zero."""
     chosen = Resampled(2).select(log_probs, torch.Generator().manual_seed(0))
-    fixed = Resampled(2)._select(log_probs, torch.Generator().manual_seed(0), fixed_shape=True)
+    fixed = Resampled(2).select(log_probs, torch.Generator().manual_seed(0), fixed_shape=True)
     assert len(fixed.weight) == 3 * len(log_probs)
     matrices = []
     for selection in (chosen, fixed):

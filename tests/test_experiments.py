@@ -52,13 +52,22 @@ def test_k_means_finds_well_separated_classes(small_runs):
     assert best == 1.0
 
 
-def test_the_course_of_a_collapse_ends_where_its_report_does(small_runs):
+def test_the_course_of_a_collapse_ends_where_its_report_does(small_runs, monkeypatch):
     figures = collapse.run(collapse.VAE_1, "mlp", None, True, steps=20)(0)
     assert figures["steps"] == [0, 5, 10, 15, 20]
     for name, values in figures["course"].items():
         assert len(values) == 5
         assert values[-1] == figures["report"][name]
-    assert figures != collapse.run(collapse.VAE_1, "mlp", 0.01, True, steps=20)(0)
+    monkeypatch.setitem(collapse.SETTINGS, "learning_rate", 1e-2)
+    others = {
+        "learning rate": collapse.run(collapse.VAE_1, "mlp", None, True, steps=20)(0),
+        "small weights": collapse.run(collapse.VAE_1, "mlp", 0.01, True, steps=20)(0),
+        "not matched": collapse.run(collapse.VAE_1, "mlp", None, False, steps=20)(0),
+        "another objective": collapse.run(collapse.PAPER_WAE, "mlp", None, True, steps=20)(0),
+    }
+    errors = {name: other["report"]["reconstruction_error"] for name, other in others.items()}
+    errors["as it was"] = figures["report"]["reconstruction_error"]
+    assert len(set(errors.values())) == 5
 
 
 def test_a_vae_starts_where_the_wae_ended(small_runs, monkeypatch):
@@ -72,6 +81,10 @@ def test_a_vae_starts_where_the_wae_ended(small_runs, monkeypatch):
     assert first["wae, beta 1"] == first["wae, beta 10"] != first["scratch, beta 1"]
     assert figures["wae, beta 1"]["reports"][1] != figures["wae, beta 10"]["reports"][1]
     assert [len(values) for values in figures["wae, beta 1"]["curves"].values()] == [2] * 4
+    monkeypatch.setitem(wae_start.SETTINGS, "learning_rate", 1e-2)
+    faster = wae_start.METHODS["wae, beta 1"](0)["reports"]
+    assert faster[0] == first["wae, beta 1"]
+    assert faster[1] != figures["wae, beta 1"]["reports"][1]
 
 
 def test_the_output_folder_is_looked_for_before_any_work(monkeypatch, tmp_path, capsys):

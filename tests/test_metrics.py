@@ -135,3 +135,38 @@ def test_a_permutation_of_components_changes_no_figure(small_model, small_data):
 def test_mean_posterior_by_label_averages_the_rows_of_each_label():
     probs = np.array([[0.5, 0.5], [0.1, 0.9], [0.3, 0.7]])
     np.testing.assert_allclose(mean_posterior_by_label(probs, np.array([1, 0, 0])), [[0.2, 0.8], [0.5, 0.5]])
+
+
+class Standing(nn.Module):
+    """q_C that is some component of the prior, whatever the image."""
+
+    def __init__(self, prior, order):
+        super().__init__()
+        self.loc, self.scale = prior.loc[order], prior.scale[order]
+
+    def forward(self, x):
+        return self.loc.expand(len(x), *self.loc.shape), self.scale.expand(len(x), *self.scale.shape)
+
+
+@pytest.mark.parametrize(("order", "low", "high"), [([0, 1, 2, 3], -0.01, 0.01), ([1, 2, 3, 0], 0.05, np.inf)])
+def test_divergence_is_that_of_sampled_pairs(sorted_model, order, low, high):
+    """Samples, as the means alone have no spread; pairs, as the codes of all components together are the prior's."""
+    sorted_model.continuous_encoder = Standing(sorted_model.prior, order)
+    shares = np.tile([0, 1, 2, 3], 500)
+    assert low < evaluate(sorted_model, by_first_pixel(shares, shares, shares, shares)).divergence < high
+
+
+@pytest.mark.parametrize("count", [19, 21])
+def test_a_last_batch_that_is_small_does_not_count_for_a_whole_one(sorted_model, monkeypatch, count):
+    monkeypatch.setattr(metrics, "_DIVERGENCE_BATCH", 20)
+    monkeypatch.setattr(metrics, "squared_mmd", lambda probs, *_: torch.tensor(len(probs)))
+    shares = np.zeros(count, dtype=int)
+    expected = {19: 19, 21: 10.5}[count]  # one batch of 19; one of 11 and one of 10
+    assert evaluate(sorted_model, by_first_pixel(shares, shares, shares, shares)).divergence == expected
+
+
+def test_a_component_is_used_from_four_tenths_of_its_equal_share_on(sorted_model):
+    shares = np.repeat([0, 1, 2, 3], [9, 10, 40, 41])
+    report = evaluate(sorted_model, by_first_pixel(shares, shares, shares, shares))
+    assert report.component_shares == (0.09, 0.10, 0.40, 0.41)
+    assert report.components_used == 3

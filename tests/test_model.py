@@ -119,3 +119,37 @@ def test_weight_std_reaches_every_network():
             assert (weight == 0).all(), name
         else:
             assert weight.std().item() == pytest.approx(0.01, rel=0.05), name
+
+
+def test_reading_a_model_leaves_the_global_generator_alone(tmp_path, small_model):
+    small_model.train().save(tmp_path / "model.safetensors")
+    before = torch.get_rng_state()
+    assert not GMLVM.load(tmp_path / "model.safetensors").training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_frozen_part_stays_frozen_through_inference(x):
+    model = GMLVM.for_images((1, 6, 5), 4, 3, networks="conv").train()
+    model.discrete_encoder.eval()
+    model.reconstruct(x)
+    assert model.training
+    assert not model.discrete_encoder.training
+
+
+@pytest.mark.parametrize("networks", ["mlp", "conv"])
+def test_a_prior_in_float64_makes_a_model_in_float64_that_can_be_saved(tmp_path, networks, x):
+    prior = GaussianMixturePrior(torch.randn(4, 3, dtype=torch.float64))
+    model = GMLVM.for_images((1, 6, 5), 4, 3, prior=prior, networks=networks).eval()
+    assert model.sample(2).dtype == torch.float64
+    model.save(tmp_path / "model.safetensors")
+    loaded = GMLVM.load(tmp_path / "model.safetensors")
+    assert torch.equal(loaded.reconstruct(x), model.reconstruct(x))
+
+
+def test_posteriors_keep_the_priors_precision_under_autocast(small_model, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        posterior = small_model.posterior(x)
+        assert small_model.decoder_logits(posterior.loc).dtype == torch.bfloat16
+    assert posterior.log_probs.dtype == posterior.probs.dtype == torch.float32
+    assert posterior.sample().dtype == posterior.scale.dtype == torch.float32
+    torch.testing.assert_close(posterior.probs.sum(1), torch.ones(len(x)))

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from gmlvm import VAE, WAE, GaussianMixturePrior, fit, objectives
+from gmlvm import GMLVM, VAE, WAE, GaussianMixturePrior, fit, objectives
 from gmlvm.divergences import InverseMultiquadratic
-from gmlvm.expectations import TOLERANCE, Dense, TopM, Truncated, truncate
+from gmlvm.expectations import TOLERANCE, Dense, Resampled, TopM, Truncated, truncate
 
 # Rules that draw have score functions for weights, which no finite difference sees.
 EXACT = WAE(10.0, expectation=Dense())
@@ -219,3 +219,52 @@ def test_a_step_waits_for_no_value_of_an_accelerator(small_model, objective, mon
     assert all(parameter.grad is not None for parameter in model.parameters())
     with pytest.raises(NotImplementedError, match="nonzero"):
         VAE(expectation=Truncated())(model, x)
+
+
+def test_factors_may_be_any_sequence_and_decide_the_kernel(small_model, small_data):
+    x = small_data.train.images[:8]
+    values = [
+        WAE(1.0, factors=factors)(small_model, x, torch.Generator().manual_seed(0)).divergence
+        for factors in ((0.8, 2.4), [0.8, 2.4], np.array([0.8, 2.4]), (8.0, 24.0))
+    ]
+    assert values[0] == values[1] == values[2]
+    assert values[0] != values[3]
+
+
+def test_roughness_is_that_of_the_radius_and_the_generator(small_model, small_data):
+    x = small_data.train.images[:8]
+
+    def roughness(radius, seed):
+        objective = WAE(1.0, smoothness_weight=1.0, smoothness_radius=radius)
+        return objective(small_model, x, torch.Generator().manual_seed(seed)).roughness.item()
+
+    assert roughness(1.0, 0) == roughness(1.0, 0)
+    assert roughness(1.0, 0) != roughness(1.0, 1)
+    assert roughness(3.0, 0) > 2 * roughness(1.0, 0)
+
+
+@pytest.mark.parametrize(("networks", "fixed"), [("mlp", True), ("conv", False)])
+def test_places_of_weight_zero_are_not_decoded_where_batch_norm_would_see_them(networks, fixed):
+    model = GMLVM.for_images((1, 6, 5), 4, 3, networks=networks)
+    log_probs = torch.zeros(6, 4, device="meta")
+    # On a CPU the terms are as many as the values ask for. A device without values stands for a GPU.
+    assert len(objectives._select(Resampled(2), model, torch.zeros(6, 4).log_softmax(1), None).weight) <= 18
+    if fixed:
+        assert len(objectives._select(Resampled(2), model, log_probs, None).weight) == 18
+    else:
+        with pytest.raises(NotImplementedError, match="nonzero"):
+            objectives._select(Resampled(2), model, log_probs, None)
+
+
+def test_resampling_is_unbiased_under_autocast(small_model, small_data):
+    """The weights of improbable components: rounded to 8 bits they would never be drawn."""
+    with torch.no_grad():
+        small_model.discrete_encoder[-1].weight.zero_()
+        small_model.discrete_encoder[-1].bias.copy_(torch.tensor([0.0, -6.5, -6.5, -6.5]))
+    x = small_data.train.images[:1].expand(300_000, -1, -1, -1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        log_probs = small_model.posterior(x).log_probs
+        chosen = Resampled(2).select(log_probs, torch.Generator().manual_seed(0))
+    mean = torch.zeros(4).index_add(0, chosen.component, chosen.weight) / len(x)
+    # A weight of 1/2 at a rate of 2 q: a standard error of sqrt(q / 2 n), 5e-5.
+    torch.testing.assert_close(mean, log_probs[0].exp(), rtol=0, atol=2e-4)

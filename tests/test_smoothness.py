@@ -83,3 +83,20 @@ def test_the_unperturbed_side_is_a_fixed_target(two_classes, images):
 def test_a_radius_must_be_positive(two_classes, images):
     with pytest.raises(ValueError, match=r"radius must be a finite number in .* got 0"):
         adversarial_change(two_classes, images, 0.0)
+
+
+def test_the_generator_decides(images):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, 4)).double()
+    first, same, other = (adversarial_change(network, images, 2.0, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert first == same
+    assert first != other
+
+
+def test_batch_norms_remember_no_perturbed_image(images):
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(12, 3)).double()
+    adversarial_change(network, images).backward()
+    assert network[1].num_batches_tracked == 0
+    assert (network[1].running_mean == 0).all()
+    network(images)
+    assert network[1].num_batches_tracked == 1

@@ -1,13 +1,16 @@
 """The loop: repeatable, resumable, honest about its history, and deaf to labels."""
 
+import time
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from gmlvm import GMLVM, VAE, WAE, cosine, evaluate, fit
-from gmlvm.datasets import Split
+from gmlvm import GMLVM, VAE, WAE, GaussianMixturePrior, cosine, evaluate, fit, training
+from gmlvm.datasets import Split, from_arrays
 
 
 def new_model(seed=1, networks="mlp"):
@@ -167,3 +170,133 @@ def test_cosine_falls_from_one_to_zero():
     assert values[0] == 1
     assert values[-1] == pytest.approx(0)
     assert (np.diff(values) < 0).all()
+
+
+class Noted(WAE):
+    """The objective, which notes the images it is given and whether products are in bfloat16."""
+
+    def __call__(self, model, x, generator=None):
+        self.seen.append((x, torch.is_autocast_enabled("cpu")))
+        return super().__call__(model, x, generator)
+
+
+@pytest.fixture
+def noted(monkeypatch):
+    monkeypatch.setattr(Noted, "seen", [], raising=False)
+    return Noted(1.0)
+
+
+def test_batches_are_drawn_evenly_from_the_whole_training_split_alone(noted):
+    images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1).expand(40, 1, 6, 5)
+    data = from_arrays(images, test_images=images + 100)
+    run(new_model(), data, noted, steps=500)
+    counts = torch.cat([x[:, 0, 0, 0] for x, _ in noted.seen]).bincount(minlength=40)
+    assert counts.shape == (40,)
+    # 8000 draws: each image about 200 times, with a standard deviation of 14.
+    assert 130 < counts.min() <= counts.max() < 270
+
+
+@pytest.mark.parametrize("rate", [1e-3, 3e-4])
+def test_the_first_step_of_adam_has_the_length_of_the_learning_rate(small_data, rate):
+    model, before = new_model(), new_model()
+    run(model, small_data, steps=1, learning_rate=rate)
+    pairs = zip(model.parameters(), before.parameters(), strict=True)
+    assert max((a - b).abs().max().item() for a, b in pairs) == pytest.approx(rate, rel=1e-3)
+
+
+def test_the_schedule_sees_the_share_of_steps_that_are_done(small_data):
+    seen = []
+    run(new_model(), small_data, steps=5, schedule=lambda t: seen.append(t) or 1.0)
+    assert seen == [0.0, 0.2, 0.4, 0.6, 0.8]
+
+
+def test_precision_decides_whether_products_are_in_bfloat16(small_data, noted):
+    exact = run(new_model(), small_data, noted, steps=3)
+    mixed = run(new_model(), small_data, noted, steps=3, precision="bf16-mixed")
+    assert [enabled for _, enabled in noted.seen] == [False] * 3 + [True] * 3
+    assert not np.array_equal(exact["reconstruction"], mixed["reconstruction"])
+
+
+def test_what_is_not_finite_is_noticed_within_fifty_steps(small_data, noted):
+    def poison(model):
+        with torch.no_grad():
+            model.decoder[4].bias.fill_(torch.nan)
+
+    with pytest.raises(FloatingPointError, match="at step 3 "):
+        run(new_model(), small_data, noted, steps=200, callbacks={2: poison})
+    assert len(noted.seen) <= 50
+
+
+def test_the_matched_start_is_fitted_on_images_that_the_seed_draws(small_data, monkeypatch):
+    monkeypatch.setattr(training, "_START_IMAGES", 50)
+    starts = []
+    for seed in (0, 1):
+        model = new_model()
+        run(model, small_data, schedule=lambda t: 0.0, matched_start=True, seed=seed)
+        starts.append(model.continuous_encoder.weight.detach())
+    whole = new_model()
+    whole.match_prior(small_data.train.images)
+    assert not torch.equal(*starts)
+    assert not torch.equal(starts[0], whole.continuous_encoder.weight)
+
+
+OTHERS = {
+    "objective": {"objective": WAE(99.0)},
+    "steps": {"steps": 14},
+    "batch_size": {"batch_size": 17},
+    "seed": {"seed": 3},
+    "learning_rate": {"learning_rate": 2e-3},
+    "schedule": {"schedule": lambda t: 1 - t * t},
+    "matched_start": {"matched_start": True},
+    "precision": {"precision": "bf16-mixed"},
+    "data": {"data": 1},
+    "model": {"model": {"hidden_dim": 13}},
+    "prior": {"model": {"prior": GaussianMixturePrior.simplex(4, 3, edge=9.0)}},
+}
+
+
+@pytest.mark.parametrize("changed", OTHERS)
+def test_a_checkpoint_of_another_run_is_refused_and_the_model_left_alone(small_data, tmp_path, changed):
+    path = tmp_path / "run.safetensors"
+    run(new_model(), small_data, checkpoint=path, schedule=lambda t: 1 - t)
+    options = {"schedule": lambda t: 1 - t, "objective": WAE(100.0), "data": 0, "model": {}} | OTHERS[changed]
+    sizes = {"hidden_dim": 12, "component_hidden_dim": 5} | options.pop("model")
+    model = GMLVM.for_images((1, 6, 5), 4, 3, **sizes)
+    before = deepcopy(model)
+    # Other data of the same name and size: one pixel is another.
+    images = small_data.train.images.clone()
+    images[0, 0, 0, 0] += options.pop("data")
+    data = replace(small_data, train=Split(images, small_data.train.labels))
+    with pytest.raises(ValueError, match=f"other settings .*{'model' if changed == 'prior' else changed}: "):
+        run(model, data, checkpoint=path, **options)
+    assert same_weights(model, before)
+
+
+def test_a_partial_function_as_schedule_can_be_resumed(small_data, tmp_path):
+    path = tmp_path / "run.safetensors"
+    first, second = new_model(), new_model()
+    for model in (first, second):
+        run(model, small_data, checkpoint=path, schedule=partial(pow, 0.5))
+    assert same_weights(first, second)
+
+
+def test_the_time_of_a_resumed_run_holds_that_of_its_first_part(small_data, tmp_path):
+    path = tmp_path / "run.safetensors"
+    first = run(new_model(), small_data, checkpoint=path, callbacks={1: lambda _: time.sleep(0.3)})
+    assert run(new_model(), small_data, checkpoint=path).seconds >= first.seconds - 0.1 > 0.2
+
+
+def test_what_cannot_be_saved_is_found_before_the_first_step(small_data, tmp_path):
+    calls = []
+    path = tmp_path / "run.safetensors"
+    tied = new_model()
+    tied.decoder[2].weight = tied.discrete_encoder[3].weight  # 12 by 12, both
+    with pytest.raises(RuntimeError, match="share memory"):
+        run(tied, small_data, checkpoint=path, callbacks={0: calls.append})
+
+    class Silent(WAE):
+        __repr__ = object.__repr__
+
+    with pytest.raises(ValueError, match="must tell its settings"):
+        run(new_model(), small_data, Silent(1.0), checkpoint=path, callbacks={0: calls.append})
+    assert calls == []
