@@ -24,8 +24,8 @@ Method = Callable[[int], dict[str, Any]]
 def main(module: str, settings: dict[str, Any], methods: Mapping[str, Method], seeds: Sequence[int]) -> None:
     """Run the methods and seeds, as many at a time as there are cores, and write the file.
 
-    Finished runs are kept in a file beside it, with the ending ``.partial``, until all are done: the same command of the
-    same code goes on where it stopped.
+    Finished runs are kept in a file beside it, with the ending ``.partial``, until all are done: the same command of
+    the same code goes on where it stopped.
 
     Args:
         module: Name of the experiment's module, for the command that the file names.

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmlvm import closed_form, divergences, expectations
+from gmlvm import closed_form, divergences
 from gmlvm.divergences import DEFAULT_FACTORS, DIVERGENCES, InverseMultiquadratic, categorical_kl, gaussian_kl
-from gmlvm.expectations import Dense, Expectation, Resampled, truncate
+from gmlvm.expectations import Dense, Expectation, Resampled, Selection, truncate
 from gmlvm.model import GMLVM, Posterior
 from gmlvm.prior import GaussianMixturePrior
 from gmlvm.smoothness import adversarial_change
@@ -257,9 +257,7 @@ class WAE(Objective):
         return data - 2 * cross + constant
 
 
-def _select(
-    rule: Expectation, model: GMLVM, log_probs: Tensor, generator: torch.Generator | None
-) -> expectations.Selection:
+def _select(rule: Expectation, model: GMLVM, log_probs: Tensor, generator: torch.Generator | None) -> Selection:
     """The terms to decode. Off the CPU their number is fixed, so that no step waits for a value.
 
     But not where the decoder has batch norms: the places of weight zero would take part in their means and variances.
