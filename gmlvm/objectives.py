@@ -262,8 +262,10 @@ def _select(rule: Expectation, model: GMLVM, log_probs: Tensor, generator: torch
 
     But not where the decoder has batch norms: the places of weight zero would take part in their means and variances.
     """
-    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.decoder.modules())
-    return rule.select(log_probs, generator, fixed_shape=log_probs.device.type != "cpu" and not normed)
+    fixed_shape = log_probs.device.type != "cpu" and not any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.decoder.modules()
+    )
+    return rule.select(log_probs, generator, fixed_shape=fixed_shape)
 
 
 def _check_expectation(expectation: object) -> None:
