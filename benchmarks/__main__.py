@@ -12,7 +12,7 @@ import torch
 from benchmarks import sections
 from benchmarks.steps import BATCH_SIZE
 from gmlvm import datasets
-from gmlvm.records import write_record
+from gmlvm_book.records import write_record
 
 
 def measure() -> dict[str, Any]:

@@ -14,7 +14,8 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 
 from gmlvm.datasets import ImageData, Split
-from gmlvm.divergences import InverseMultiquadratic, squared_mmd
+from gmlvm.kernels import InverseMultiquadratic
+from gmlvm.mmd import squared_mmd
 from gmlvm.model import GMLVM, inference
 from gmlvm.validation import as_unit_interval, check_positive_int, check_type
 

@@ -3,26 +3,22 @@ r"""What training minimises: the VAE's negative ELBO, and the WAE's transport co
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
-from weakref import WeakKeyDictionary
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmlvm import closed_form, divergences
-from gmlvm.divergences import DEFAULT_FACTORS, DIVERGENCES, InverseMultiquadratic, categorical_kl, gaussian_kl
-from gmlvm.expectations import Dense, Expectation, Resampled, Selection, truncate
-from gmlvm.model import GMLVM, Posterior
-from gmlvm.prior import GaussianMixturePrior
-from gmlvm.smoothness import adversarial_change
-from gmlvm.validation import check_choice, check_number, check_positive_int
-
-#: How the squared MMD is estimated: which of its three parts are taken in closed form.
-ESTIMATORS = ("sampled", "half-closed", "closed")
+from gmlvm import distributed
+from gmlvm.batches import Batch
+from gmlvm.divergences import MMD, Divergence
+from gmlvm.enumeration import Dense, Enumeration, Resampled, Selection
+from gmlvm.kl import categorical_kl
+from gmlvm.model import GMLVM
+from gmlvm.posterior import Posterior
+from gmlvm.validation import check_number, check_type
+from gmlvm.vat import virtual_adversarial_kl
 
 
 class VAETerms(NamedTuple):
@@ -48,7 +44,7 @@ class WAETerms(NamedTuple):
         loss: reconstruction_weight * reconstruction + penalty_weight * divergence
             + smoothness_weight * roughness.
         reconstruction: Expected squared error, summed over pixels, in squared pixel units per image.
-        divergence: Unbiased squared MMD, without unit; it can be negative.
+        divergence: That of the codes from the prior: by default the squared MMD, which has no unit and can be negative.
         roughness: Change of q_D(k|x) under the worst small perturbation of x, nats; zero where its weight is,
             as it is then not computed.
     """
@@ -59,34 +55,51 @@ class WAETerms(NamedTuple):
     roughness: Tensor
 
 
-class Objective(ABC):
-    """A loss with named terms. Calling it on a model and a batch gives the terms; ``loss`` comes first.
+#: Named scalars, ``loss`` first: a named tuple, or a mapping.
+Terms: TypeAlias = "tuple[Tensor, ...] | Mapping[str, Tensor]"
+
+
+class Objective(nn.Module, ABC):
+    """A loss with named terms. Called with a model and a batch it gives the terms; ``loss`` comes first.
+
+    What it holds as parameters is trained with the model, by the same optimiser, and saved in checkpoints; so are the
+    parameters of parts that it holds. Arrays with a value for each training image can be indexed by ``batch.indices``.
+    :func:`gmlvm.testing.check_objective` tries one out.
 
     Source: chapter "Training the GM-WAE".
     """
 
-    #: Names of the terms, in order.
-    term_names: ClassVar[tuple[str, ...]]
-
-    @abstractmethod
-    def __call__(self, model: GMLVM, x: Tensor, generator: torch.Generator | None = None) -> VAETerms | WAETerms:
+    def forward(self, model: GMLVM, batch: Batch | Tensor, generator: torch.Generator | None = None) -> Terms:
         """Compute the terms.
 
         Args:
             model: The model.
-            x: Images, (B, C, H, W), ``uint8`` or floating point in [0, 1], on the model's device.
+            batch: A batch, or images alone: (B, C, H, W), ``uint8`` or floating point in [0, 1].
             generator: Source of randomness, on the model's device; torch's global one if left out.
 
         Returns:
             Named scalars, means over the batch; ``loss``, which is to be minimised, comes first.
 
         Raises:
-            TypeError: If ``x`` has another dtype.
-            ValueError: If ``x`` has another shape or lies outside [0, 1].
+            TypeError: If the images have another dtype.
+            ValueError: If they have another shape or lie outside [0, 1].
+        """
+        return self.terms(model, batch if isinstance(batch, Batch) else Batch(batch), generator)
+
+    @abstractmethod
+    def terms(self, model: GMLVM, batch: Batch, generator: torch.Generator | None) -> Terms:
+        """Compute the terms of a batch; what an objective of one's own defines.
+
+        Args:
+            model: The model.
+            batch: The batch.
+            generator: Source of all randomness, on the model's device.
+
+        Returns:
+            Named scalars, means over the batch, ``loss`` first.
         """
 
 
-@dataclass(frozen=True)
 class VAE(Objective):
     r"""Negative evidence lower bound with the sum over k taken exactly, in nats per image.
 
@@ -99,7 +112,7 @@ class VAE(Objective):
 
     Args:
         beta: Weight of both KL terms, at least 0; 1 is the bound itself.
-        expectation: Which terms of the sum over k are decoded; all of them by default.
+        enumeration: Which terms of the sum over k are decoded; all of them by default.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -108,104 +121,87 @@ class VAE(Objective):
     Source: Gaujac, Feige and Barber (2018), section 2; chapter "How a VAE collapses".
     """
 
-    term_names: ClassVar[tuple[str, ...]] = VAETerms._fields
+    def __init__(self, beta: float = 1.0, enumeration: Enumeration | None = None) -> None:
+        super().__init__()
+        self.beta = check_number("beta", beta)
+        self.enumeration = _enumeration(enumeration, Dense())
 
-    beta: float = 1.0
-    expectation: Expectation = field(default_factory=Dense)
-
-    def __post_init__(self) -> None:
-        check_number("beta", self.beta)
-        _check_expectation(self.expectation)
-
-    def __call__(self, model: GMLVM, x: Tensor, generator: torch.Generator | None = None) -> VAETerms:
+    def terms(self, model: GMLVM, batch: Batch, generator: torch.Generator | None) -> VAETerms:
         """Compute the terms of the negative ELBO; see :class:`Objective`."""
-        x, prior = model.pixels(x), model.prior
-        posterior = model.posterior_of_pixels(x)
-        log_probs = posterior.log_probs
-        chosen = _select(self.expectation, model, log_probs, generator)
-        z = posterior.sample(generator)[chosen.image, chosen.component]  # (N, D)
-        error = F.binary_cross_entropy_with_logits(model.decoder_logits(z), x[chosen.image], reduction="none")
+        x, prior = model.pixels(batch.images), model.prior
+        posterior, _, codes, chosen = _encode(model, x, self.enumeration, generator)
+        logits = model.decoder_logits(codes)
+        error = F.binary_cross_entropy_with_logits(logits, x[chosen.image], reduction="none")
         reconstruction = chosen.mean(error.flatten(1).sum(1), len(x))
-        kl_z = gaussian_kl(posterior.loc, posterior.scale, prior.loc, prior.scale)  # (B, K)
-        kl_z = (log_probs.exp() * kl_z).sum(1).mean()
+        log_probs = posterior.log_probs
+        kl_z = (log_probs.exp() * prior.component_kl(posterior.loc, posterior.scale)).sum(1).mean()
         kl_k = categorical_kl(log_probs, prior.logits).mean()
         return VAETerms(reconstruction + self.beta * (kl_z + kl_k), reconstruction, kl_z, kl_k)
 
+    def extra_repr(self) -> str:
+        """The settings for ``repr``."""
+        return f"beta={self.beta}, enumeration={self.enumeration}"
 
-@dataclass(frozen=True)
+
 class WAE(Objective):
     r"""Transport cost from data to model, with the constraint on the codes relaxed to a penalty.
 
     .. math::
-        & w \sum_k q_D(k|x)\, E_{q_C} \lVert x - G(z) \rVert^2 + \lambda\, MMD^2(Q, P) \\
+        & w \sum_k q_D(k|x)\, E_{q_C} \lVert x - G(z) \rVert^2 + \lambda\, D(Q, P) \\
             & + \gamma\, KL\big(q_D(\cdot|x) \,\|\, q_D(\cdot|x + r)\big)
 
-    where w is ``reconstruction_weight``, :math:`\lambda` is ``penalty_weight``, Q is the aggregated posterior
-    and P the prior; on pairs (k, z) if the divergence is ``"joint"``, on z alone if ``"marginal"``. The last
-    term, with :math:`\gamma` for ``smoothness_weight`` and r the worst perturbation of length
-    ``smoothness_radius``, is no part of the paper's objective and is off by default.
+    where w is ``reconstruction_weight``, :math:`\lambda` is ``penalty_weight``, Q is the aggregated posterior, P the
+    prior and D the ``penalty``: by default the squared MMD on pairs (k, z). The last term, with :math:`\gamma` for
+    ``smoothness_weight`` and r the worst perturbation of length ``smoothness_radius``, is no part of the paper's
+    objective and is off by default.
 
     Args:
         penalty_weight: :math:`\lambda`, at least 0.
-        divergence: ``"joint"`` or ``"marginal"``.
+        penalty: The divergence, such as ``MMD("codes")`` for z alone, as the original has it; ``MMD()`` if left out.
         reconstruction_weight: w, at least 0. The optimiser sees little but the ratio of the two weights.
-        expectation: Which terms of the sum over k are decoded; by default an unbiased choice of one to three.
-        factors: Kernel constants in units of the prior's mean squared distance within a component.
-        estimator: How the squared MMD is estimated: ``"sampled"``; ``"half-closed"``, with closed forms for all that
-            the prior is part of; or ``"closed"``, with no sample at all. What the prior has to itself is always
-            closed, and computed once.
-        prior_samples: Samples drawn from each prior component at each step if ``"sampled"``, at least 2.
+        enumeration: Which terms of the sum over k are decoded; by default an unbiased choice of one to three.
         smoothness_weight: :math:`\gamma`, at least 0.
         smoothness_radius: Length of the perturbation, in units of x, positive; see
-            :func:`gmlvm.smoothness.adversarial_change`.
+            :func:`gmlvm.vat.virtual_adversarial_kl`.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a weight is negative or not finite, ``divergence`` or ``estimator`` is unknown, a factor or
-            the radius is not positive or ``prior_samples`` is below 2.
+        ValueError: If a weight is negative or not finite, or the radius is not positive.
 
     Source: Tolstikhin et al. (2018), equation 4; Gaujac, Feige and Barber (2018), section 3; Miyato et al. (2019);
     chapter "Training the GM-WAE".
     """
 
-    term_names: ClassVar[tuple[str, ...]] = WAETerms._fields
+    def __init__(
+        self,
+        penalty_weight: float,
+        penalty: Divergence | None = None,
+        *,
+        reconstruction_weight: float = 1.0,
+        enumeration: Enumeration | None = None,
+        smoothness_weight: float = 0.0,
+        smoothness_radius: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.penalty_weight = check_number("penalty_weight", penalty_weight)
+        self.penalty = MMD() if penalty is None else penalty
+        check_type("penalty", self.penalty, Divergence)
+        self.reconstruction_weight = check_number("reconstruction_weight", reconstruction_weight)
+        self.enumeration = _enumeration(enumeration, Resampled())
+        self.smoothness_weight = check_number("smoothness_weight", smoothness_weight)
+        self.smoothness_radius = check_number("smoothness_radius", smoothness_radius, exclusive=True)
 
-    penalty_weight: float
-    divergence: str = "joint"
-    reconstruction_weight: float = 1.0
-    expectation: Expectation = field(default_factory=Resampled)
-    factors: Sequence[float] = DEFAULT_FACTORS
-    estimator: str = "sampled"
-    prior_samples: int = 16
-    smoothness_weight: float = 0.0
-    smoothness_radius: float = 2.0
-
-    def __post_init__(self) -> None:
-        check_number("penalty_weight", self.penalty_weight)
-        check_number("reconstruction_weight", self.reconstruction_weight)
-        check_choice("divergence", self.divergence, DIVERGENCES)
-        _check_expectation(self.expectation)
-        InverseMultiquadratic(self.factors)  # checks them
-        object.__setattr__(self, "factors", tuple(map(float, self.factors)))
-        check_choice("estimator", self.estimator, ESTIMATORS)
-        check_positive_int("prior_samples", self.prior_samples, minimum=2)
-        check_number("smoothness_weight", self.smoothness_weight)
-        check_number("smoothness_radius", self.smoothness_radius, exclusive=True)
-
-    def __call__(self, model: GMLVM, x: Tensor, generator: torch.Generator | None = None) -> WAETerms:
+    def terms(self, model: GMLVM, batch: Batch, generator: torch.Generator | None) -> WAETerms:
         """Compute the transport cost, the penalty and the roughness; see :class:`Objective`."""
-        x = model.pixels(x)
-        posterior = model.posterior_of_pixels(x)
-        log_probs = posterior.log_probs
-        chosen = _select(self.expectation, model, log_probs, generator)
-        z = posterior.sample(generator)  # (B, K, D)
-        images = model.decoder_logits(z[chosen.image, chosen.component]).sigmoid()
+        x = model.pixels(batch.images)
+        posterior, z, codes, chosen = _encode(model, x, self.enumeration, generator)
+        images = model.decoder_logits(codes).sigmoid()
         error = (images - x[chosen.image]).square()
         reconstruction = chosen.mean(error.flatten(1).sum(1), len(x))
-        divergence = self.penalty(model.prior, posterior, z, generator)
+        divergence = self.penalty(posterior, z, model.prior, generator)
         roughness = torch.zeros_like(divergence)
         if self.smoothness_weight > 0:
-            roughness = adversarial_change(model.discrete_encoder, x, self.smoothness_radius, generator)
+            roughness = virtual_adversarial_kl(model.discrete_encoder, x, self.smoothness_radius, generator)
         loss = (
             self.reconstruction_weight * reconstruction
             + self.penalty_weight * divergence
@@ -213,86 +209,45 @@ class WAE(Objective):
         )
         return WAETerms(loss, reconstruction, divergence, roughness)
 
-    def penalty(
-        self,
-        prior: GaussianMixturePrior,
-        posterior: Posterior,
-        z: Tensor,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Unbiased squared MMD of codes against the prior.
-
-        Codes of components with next to no probability are left out (:func:`gmlvm.expectations.truncate`). It is not
-        estimated from drawn terms, as the sum over k of the cost can be: its gradient would be much noisier.
-
-        Args:
-            prior: The prior.
-            posterior: Both posteriors of a batch.
-            z: One sample of the posterior for each image and component, shape (B, K, D).
-            generator: Source of randomness.
-
-        Returns:
-            A scalar without unit; see :func:`gmlvm.divergences.squared_mmd`.
-        """
-        # Not under autocast: distances are small differences of large numbers.
-        with torch.autocast(z.device.type, enabled=False):
-            return self._penalty(prior, posterior, z, generator)
-
-    def _penalty(
-        self, prior: GaussianMixturePrior, posterior: Posterior, z: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
-        loc, scale = posterior.loc, posterior.scale
-        kernel, constant = _prior_part(prior, tuple(self.factors), self.divergence)
-        weight, kept = truncate(posterior.log_probs)  # (B, K)
-        if self.estimator == "sampled":
-            prior_z = prior.sample_each(self.prior_samples, generator)  # (K, M, D)
-            return divergences.squared_mmd(
-                weight, z, prior.probs, prior_z, kernel, self.divergence, kept=kept, prior_part=constant
-            )
-        if self.estimator == "closed":
-            data = closed_form.data_data(weight, loc, scale, kernel, self.divergence, kept)
-        else:
-            data = divergences.data_data(weight, z, kernel, self.divergence, kept)
-        cross = closed_form.data_prior(weight, loc, scale, prior, kernel, self.divergence, kept)
-        return data - 2 * cross + constant
+    def extra_repr(self) -> str:
+        """The settings for ``repr``."""
+        return (
+            f"{self.penalty_weight}, reconstruction_weight={self.reconstruction_weight}, "
+            f"enumeration={self.enumeration}, smoothness_weight={self.smoothness_weight}, "
+            f"smoothness_radius={self.smoothness_radius}"
+        )
 
 
-def _select(rule: Expectation, model: GMLVM, log_probs: Tensor, generator: torch.Generator | None) -> Selection:
-    """The terms to decode. Off the CPU their number is fixed, so that no step waits for a value.
+class _Encoded(NamedTuple):
+    """Posteriors and codes of the whole batch; the terms to decode of this process's rows, and their codes, (N, D)."""
 
-    But not where the decoder has batch norms: the places of weight zero would take part in their means and variances.
+    posterior: Posterior
+    z: Tensor
+    codes: Tensor
+    chosen: Selection
+
+
+def _encode(model: GMLVM, x: Tensor, rule: Enumeration, generator: torch.Generator | None) -> _Encoded:
+    """Encode this process's rows, select terms, and draw a code for each image and component.
+
+    Off the CPU the number of terms is fixed, so that no step waits for a value. But not where the decoder has batch
+    norms: the places of weight zero would take part in their means and variances.
     """
-    fixed_shape = log_probs.device.type != "cpu" and not any(
+    posterior = distributed.whole_batch(model.posterior_of_pixels(x))
+    fixed_shape = x.device.type != "cpu" and not any(
         isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.decoder.modules()
     )
-    return rule.select(log_probs, generator, fixed_shape=fixed_shape)
+    chosen = rule.select(posterior.log_probs, generator, fixed_shape=fixed_shape)
+    z = posterior.sample(generator)  # (B, K, D)
+    if distributed.world_size() > 1:
+        rows = distributed.own_rows(len(z))
+        chosen = chosen.of_images(rows)
+        return _Encoded(posterior, z, z[rows][chosen.image, chosen.component], chosen)
+    return _Encoded(posterior, z, z[chosen.image, chosen.component], chosen)
 
 
-def _check_expectation(expectation: object) -> None:
-    if not isinstance(expectation, Expectation):
-        raise TypeError(f"expectation must be an Expectation such as Dense() or Truncated(), got {expectation!r}")
-
-
-# Quadrature nodes of the prior's own part, in float64: as it is needed once, it may as well be exact.
-_CONSTANT_NODES = 64
-# What depends on the prior alone, by prior: what its buffers were, and for each setting the kernel and a constant.
-_PriorParts = dict[tuple[tuple[float, ...], str], tuple[InverseMultiquadratic, Tensor]]
-_PRIOR_PARTS: WeakKeyDictionary[GaussianMixturePrior, tuple[tuple[tuple[int, int], ...], _PriorParts]] = (
-    WeakKeyDictionary()
-)
-
-
-def _prior_part(
-    prior: GaussianMixturePrior, factors: tuple[float, ...], divergence: str
-) -> tuple[InverseMultiquadratic, Tensor]:
-    """The kernel in the prior's units and the prior-prior part of the squared MMD, computed once for each prior."""
-    state = tuple((buffer.data_ptr(), buffer._version) for buffer in prior.buffers())
-    known, parts = _PRIOR_PARTS.get(prior, (None, {}))
-    if known != state:  # new, or loaded or moved since
-        parts = {}
-        _PRIOR_PARTS[prior] = (state, parts)
-    if (factors, divergence) not in parts:
-        kernel = InverseMultiquadratic.for_prior(prior, factors)
-        constant = closed_form.prior_prior(deepcopy(prior).cpu().double(), kernel, divergence, _CONSTANT_NODES)
-        parts[factors, divergence] = (kernel, constant.to(prior.loc))
-    return parts[factors, divergence]
+def _enumeration(given: Enumeration | None, default: Enumeration) -> Enumeration:
+    rule = default if given is None else given
+    if not isinstance(rule, Enumeration):
+        raise TypeError(f"enumeration must be an Enumeration such as Dense() or Truncated(), got {given!r}")
+    return rule

@@ -1,45 +1,71 @@
-"""The training loop: one plain loop for every objective, on Lightning Fabric."""
+"""Training: a run that takes one step at a time, and the loop around it, on Lightning Fabric."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
-from gmlvm.checkpoints import load_run, save_run
-from gmlvm.datasets import ImageData
+from gmlvm import distributed, storage
+from gmlvm.batches import Batch, Batches, TensorBatches, as_batches
+from gmlvm.checkpoints import owned, pack, under, unpack
+from gmlvm.identity import describe, differences, digest, structure
 from gmlvm.model import GMLVM
-from gmlvm.objectives import Objective, VAETerms, WAETerms
-from gmlvm.validation import check_choice, check_number, check_positive_int, check_type
+from gmlvm.objectives import Objective, Terms
+from gmlvm.validation import (
+    check_choice,
+    check_number,
+    check_path,
+    check_positive_int,
+    check_seed,
+    check_type,
+)
 
+_KIND = "gmlvm training run"
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 _PRECISIONS = ("32-true", "bf16-mixed")
 # Steps between looks at the terms: on a GPU each look waits for the device.
 _LOOK_EVERY = 50
 # Images that the matched start of the continuous encoder is fitted on.
 _START_IMAGES = 5000
+# How far what a run computes may be from what it computed when it was saved, relative to the largest of its figures:
+# rounding on another machine, no change of anything.
+_SAME = 1e-3
+
+# Why a run ended that goes on when it is called again.
+_INTERRUPTED = "interrupted"
+
+#: Called with the run after a step, in evaluation mode.
+Callback: TypeAlias = "Callable[[Run], Any]"
 
 
 @dataclass(frozen=True)
-class History:
-    """The terms of every training step.
+class History(Mapping[str, NDArray[np.float64]]):
+    """The terms of every training step, by name: a mapping, as ``dict(history)`` or a data frame takes it.
 
     Attributes:
         terms: For each name of the objective's terms, an array of shape (steps,).
         seconds: Time spent in the loop, callbacks included.
         device: Where it ran, such as ``"cpu"``.
+        stopped: Why it ended before all steps were done; empty if it did not.
 
     Source: chapter "Training the GM-WAE".
     """
@@ -47,20 +73,30 @@ class History:
     terms: dict[str, NDArray[np.float64]]
     seconds: float
     device: str
+    stopped: str = ""
 
     @property
     def steps(self) -> int:
         """Number of steps."""
-        return len(next(iter(self.terms.values())))
+        return len(next(iter(self.terms.values()), ()))
 
     def __getitem__(self, name: str) -> NDArray[np.float64]:
         """One term's values, shape (steps,)."""
         return self.terms[name]
 
+    def __iter__(self) -> Iterator[str]:
+        """The names of the terms."""
+        return iter(self.terms)
+
+    def __len__(self) -> int:
+        """Number of terms."""
+        return len(self.terms)
+
     def __repr__(self) -> str:
         """Steps, time and the last values."""
-        last = ", ".join(f"{name}={values[-1]:.4g}" for name, values in self.terms.items())
-        return f"History({self.steps} steps on {self.device} in {self.seconds:.0f} s;\n  last: {last})"
+        last = ", ".join(f"{name}={values[-1]:.4g}" for name, values in self.terms.items() if len(values))
+        stopped = f", stopped: {self.stopped}" if self.stopped else ""
+        return f"History({self.steps} steps on {self.device} in {self.seconds:.0f} s{stopped};\n  last: {last})"
 
 
 def cosine(progress: float) -> float:
@@ -81,48 +117,396 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
+class Run:
+    """One training run, a step at a time; :func:`fit` is a loop around it.
+
+    The model is in training mode inside a step alone, and in evaluation mode outside, however a step ends. All
+    randomness is the run's own: batches and samples come from :attr:`generator`, and what asks torch's global
+    generators inside a step, such as dropout, gets a state that the run keeps. So the same seed on the same machine
+    with the same number of threads gives the same weights, and the global generators are left as they were.
+
+    Args:
+        model: The model, changed in place and moved to the device.
+        objective: What to minimise; its parameters, if it has any, are trained with the model's.
+        data: Images: see :func:`gmlvm.batches.as_batches` for what is taken. Labels are never looked at.
+        steps: Steps that are planned, at least 1; needed for a schedule.
+        batch_size: Images in a step, over all processes; for a loader its own.
+        seed: Seed of the batches and of every sample, below 2^64.
+        optimizer: From the list of trained parameters to a torch optimiser, such as
+            ``functools.partial(torch.optim.SGD, lr=0.1)``; Adam if left out.
+        learning_rate: Adam's, positive; 1e-3 if left out.
+        schedule: Factor on the learning rate as a function of the share of steps done, such as :func:`cosine`.
+        clip_norm: Largest norm of the gradient, positive; unlimited if left out.
+        accumulate: Batches whose gradients make a step, at least 1. What compares codes of a batch with one another, as
+            the MMD does, compares those within each of them.
+        matched_start: Fit the continuous encoder to the prior before the first step; see :meth:`GMLVM.match_prior`.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` or a ``torch.device``.
+        devices: Processes to train with, each on a device of its own.
+        strategy: How they are started: Fabric's name, such as ``"ddp"``.
+        precision: ``"32-true"``, or ``"bf16-mixed"`` for bfloat16 where it is safe.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If one is out of range, the images do not fit the model, or there is nothing to train.
+        RuntimeError: If the device is not there; Fabric's own.
+
+    Source: chapter "Training the GM-WAE".
+
+    Attributes:
+        done: Steps that are done.
+        terms: The terms of the last step, scalars on the device, by name; empty before the first.
+        stopped: Why the run is to end, or empty.
+    """
+
+    def __init__(
+        self,
+        model: GMLVM,
+        objective: Objective,
+        data: Any,
+        *,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+        optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
+        learning_rate: float | None = None,
+        schedule: Callable[[float], float] | None = None,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        matched_start: bool = False,
+        device: str | torch.device = "auto",
+        devices: int = 1,
+        strategy: str = "auto",
+        precision: str = "32-true",
+    ) -> None:
+        self.model = getattr(model, "_orig_mod", model)  # what torch.compile wraps is trained as it is
+        check_type("model", self.model, GMLVM)
+        check_type("objective", objective, Objective)
+        self.objective = objective
+        self.steps = None if steps is None else check_positive_int("steps", steps)
+        self.accumulate = check_positive_int("accumulate", accumulate)
+        self.clip_norm = None if clip_norm is None else check_number("clip_norm", clip_norm, exclusive=True)
+        check_seed("seed", seed)
+        check_choice("precision", precision, _PRECISIONS)
+        self._plan = _factors(schedule, self.steps)
+        make_optimizer = _optimizer(optimizer, learning_rate)
+        fabric = _fabric(device, devices, strategy, precision)
+        batches = as_batches(data, batch_size, fabric.device)
+        _check_fits(batches, self.model)
+        trained = [p for p in nn.ModuleList([self.model, objective]).parameters() if p.requires_grad]
+        if not trained:
+            raise ValueError("there is nothing to train: every parameter of the model is frozen")
+
+        fabric.launch()
+        self._fabric, self._batches = fabric, batches
+        self._settings = {
+            "model": structure(self.model) | {"values of the prior": digest(*self.model.prior.buffers())},
+            "objective": structure(objective), "data": batches.describe(), "seed": seed, "matched_start": matched_start,
+            "clip_norm": self.clip_norm, "accumulate": self.accumulate, "precision": precision,
+            "device": fabric.device.type,
+        }  # fmt: skip
+        self.generator = torch.Generator(fabric.device).manual_seed(seed)
+        self._ambient = _ambient_seed(seed, fabric.device)
+        self.model.to(fabric.device)
+        objective.to(fabric.device)
+        self.optimizer = make_optimizer(trained)
+        check_type("what optimizer gives", self.optimizer, Optimizer)
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._settings["optimizer"] = {"class": type(self.optimizer).__qualname__} | {
+            f"group {index}": {name: describe(value) for name, value in group.items() if name != "params"}
+            for index, group in enumerate(self.optimizer.param_groups)
+        }
+        self._module = _Loss(self.model, objective)
+        self._loss, self._fabric_optimizer = fabric.setup(self._module, self.optimizer)
+        self._matched_start = matched_start
+        self._module.eval()
+        self.done, self.stopped = 0, ""
+        self.terms: dict[str, Tensor] = {}
+        self._known: list[NDArray[np.float64]] = []  # rows of terms that were looked at
+        self._pending: list[Tensor] = []  # and those that were not yet, on the device
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run computes."""
+        return self._fabric.device
+
+    @property
+    def ends(self) -> bool:
+        """Whether the data come to an end by themselves."""
+        return isinstance(getattr(self._batches, "loader", None), Iterator)
+
+    def start(self) -> None:
+        """Make the matched start, if one was asked for; the first step does it if it was not done before."""
+        if self._matched_start and self.done == 0:
+            self._matched_start = False
+            if not isinstance(self._batches, TensorBatches):
+                raise ValueError("a matched start needs images given as a whole; call model.match_prior before")
+            images = self._batches.images
+            size = (min(_START_IMAGES, len(images)),)
+            index = torch.randint(len(images), size, generator=self.generator, device=self.device)
+            self.model.match_prior(images[index])
+
+    def step(self) -> dict[str, Tensor]:
+        """Take one step: draw a batch, compute the terms, follow the gradient.
+
+        Returns:
+            The terms, scalars on the device, by name; of the last batch, if several make a step. Whether they are
+            finite shows in :meth:`look`.
+
+        Raises:
+            EOFError: If the data came to an end.
+            ValueError: If all planned steps are done, or the loss does not depend on anything that is trained.
+        """
+        self.start()
+        if self.steps is not None and self.done >= self.steps:
+            raise ValueError(f"all {self.steps} planned steps are done")
+        factor = self._plan[self.done] if self._plan else 1.0
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        with self._inside():
+            for part in range(1, self.accumulate + 1):
+                terms = _named(self._loss(self._batches.draw(self.generator), self.generator))
+                if part == 1:
+                    self._fabric_optimizer.zero_grad()
+                if not terms["loss"].requires_grad:
+                    raise ValueError("the loss does not depend on any parameter that is trained")
+                with self._fabric.no_backward_sync(self._loss, enabled=part < self.accumulate):
+                    self._fabric.backward(terms["loss"] / self.accumulate if self.accumulate > 1 else terms["loss"])
+            if self.clip_norm is not None:
+                self._fabric.clip_gradients(self._loss, self._fabric_optimizer, max_norm=self.clip_norm)
+            self._fabric_optimizer.step()
+        self.terms = {name: term.detach() for name, term in terms.items()}
+        self._pending.append(torch.stack([term.float() for term in self.terms.values()]))
+        self.done += 1
+        return self.terms
+
+    def stop(self, why: str = "stopped by a callback") -> None:
+        """Ask the loop to end after this step.
+
+        Args:
+            why: What the history is to say.
+        """
+        self.stopped = why
+
+    def look(self) -> dict[str, float]:
+        """The terms of the last step as numbers; on a GPU this waits for it.
+
+        Raises:
+            FloatingPointError: If a term of any step since the last look is not finite; the message names step and
+                term.
+        """
+        if self._pending:
+            rows = torch.as_tensor(self._fabric.all_reduce(torch.stack(self._pending), reduce_op="mean"))
+            first = len(self._known) + 1
+            self._known += list(rows.cpu().double().numpy())
+            self._pending.clear()
+            _check_finite(np.stack(self._known[first - 1 :]), first, tuple(self.terms))
+        return dict(zip(self.terms, map(float, self._known[-1]), strict=True)) if self._known else {}
+
+    def history(self, seconds: float = 0.0) -> History:
+        """The terms of all steps.
+
+        Args:
+            seconds: Time that they took.
+        """
+        self.look()
+        columns = np.array(self._known).T.reshape(len(self.terms), -1)
+        terms = {name: column.copy() for name, column in zip(self.terms, columns, strict=True)}
+        return History(terms, seconds, str(self.device), self.stopped)
+
+    def save(self, path: str | Path, seconds: float = 0.0) -> None:
+        """Write everything that a run needs to go on.
+
+        Args:
+            path: The file.
+            seconds: Time spent so far.
+
+        Raises:
+            FloatingPointError: If a term is not finite.
+            TypeError: If the optimiser keeps what a file cannot hold.
+            OSError: If the file cannot be written.
+        """
+        self.look()
+        tensors, plain = pack(self._module, self.optimizer)
+        tensors |= {f"batches.{name}": tensor for name, tensor in self._batches.state().items()}
+        tensors |= {f"ambient.{name}": tensor for name, tensor in self._ambient.items()}
+        tensors |= {
+            "generator": self.generator.get_state(),
+            "record": torch.tensor(np.array(self._known)).reshape(self.done, len(self.terms)),
+            "plan": torch.tensor(self._plan, dtype=torch.float64),
+            "probe": self._probe(),
+        }
+        header = {
+            "settings": self._settings, "steps": self.steps, "done": self.done, "names": list(self.terms),
+            "seconds": seconds, "optimizer": plain, "stopped": self.stopped,
+        }  # fmt: skip
+        if distributed.rank() == 0:
+            storage.write(path, _KIND, header, tensors)
+        self._fabric.barrier()
+
+    def resume(self, path: str | Path) -> float:
+        """Go on from where a run was saved: afterwards this run is that run.
+
+        A run that was planned for fewer steps is extended, if the factors of its learning rate are those that this one
+        begins with.
+
+        Args:
+            path: What :meth:`save` wrote.
+
+        Returns:
+            Time that the steps so far took.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged, or belongs to another run: other data, settings or networks, or networks that
+                compute something else. The model is then as it was.
+        """
+        header, tensors = storage.read(path, _KIND)
+        if "probe" not in tensors:
+            raise ValueError(
+                f"{path} was written by version 0.1; finish it with that, or start again with another file"
+            )
+        unlike = differences(header["settings"], self._settings)
+        plan, planned = torch.tensor(self._plan, dtype=torch.float64), header["steps"]
+        if not unlike and planned is not None and (self.steps is None or self.steps < planned):
+            unlike = f"steps: {planned} there, {self.steps} here"
+        if not unlike and not _begins_with(plan, tensors["plan"]):
+            unlike = "schedule: other factors there than here"
+        if not unlike and (len(tensors["record"]) != header["done"] or header["done"] > (self.steps or math.inf)):
+            unlike = f"done: {header['done']} steps there, and terms of {len(tensors['record'])}"
+        if unlike:
+            raise ValueError(f"{path} belongs to a run with other settings ({unlike}); delete it or name another file")
+        try:
+            apply = unpack(tensors, header["optimizer"], self._module, self.optimizer)
+        except ValueError as error:
+            raise ValueError(f"{path} belongs to another run: {error}; delete it or name another file") from None
+        before = {name: tensor.clone() for name, tensor in self._module.state_dict().items()}
+        apply()
+        if not _close(self._probe(), tensors["probe"]):
+            self._module.load_state_dict(before)
+            raise ValueError(
+                f"{path} belongs to another run: with its weights this model and objective compute something else "
+                "than they did when it was saved; delete it or name another file"
+            )
+        self.generator.set_state(tensors["generator"])
+        with self._inside():
+            self._batches.restore(under("batches.", tensors))
+        self._ambient = under("ambient.", tensors)
+        extended = self.steps != planned
+        self.done, self.stopped = (
+            int(header["done"]),
+            "" if extended or header["stopped"] == _INTERRUPTED else header["stopped"],
+        )
+        self._known, self._pending = list(tensors["record"].numpy()), []
+        self.terms = dict.fromkeys(header["names"], torch.zeros((), device=self.device))
+        self._matched_start = False
+        return float(header["seconds"])
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Training mode, gradients and the run's own global randomness inside; evaluation mode outside."""
+        outside = _ambient_state(self.device)
+        _set_ambient(self._ambient, self.device)
+        self._module.train()
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                yield
+        finally:
+            self._module.eval()
+            self._ambient = _ambient_state(self.device)
+            _set_ambient(outside, self.device)
+
+    def _probe(self) -> Tensor:
+        """What the run computes on a fixed batch of noise: its terms, and the length of each parameter's gradient.
+
+        A run is known by this besides its settings: code that settings do not show, such as a changed ``forward``,
+        shows here. Nothing is left of it: generators, buffers and gradients are as they were.
+        """
+        count, shape = self._batches.batch_size, self.model.image_shape
+        noise = torch.rand((count, *shape), generator=torch.Generator().manual_seed(0))
+        rows = distributed.own_rows(count)
+        batch = Batch(noise[rows].to(self.device), torch.arange(count)[rows].to(self.device))
+        generator = torch.Generator(self.device).manual_seed(0)
+        ambient, buffers = self._ambient, {name: b.clone() for name, b in self._module.named_buffers()}
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._ambient = _ambient_seed(0, self.device)
+        try:
+            with self._inside():
+                terms = _named(self._module(batch, generator))
+                gradients = torch.autograd.grad(terms["loss"], parameters, allow_unused=True)
+        finally:
+            self._ambient = ambient
+            with torch.no_grad():
+                for name, buffer in self._module.named_buffers():
+                    buffer.copy_(buffers[name])
+        lengths = [torch.tensor(-1.0) if g is None else g.detach().norm().cpu() for g in gradients]
+        figures = torch.stack([*(term.detach().cpu().float() for term in terms.values()), *lengths]).double()
+        if self._fabric.world_size > 1:
+            figures = torch.as_tensor(self._fabric.all_reduce(figures.to(self.device), reduce_op="mean")).cpu()
+        return figures
+
+
 def fit(
     model: GMLVM,
     objective: Objective,
-    data: ImageData,
+    data: Any,
     *,
-    steps: int,
-    batch_size: int = 128,
+    steps: int | None = None,
+    batch_size: int | None = None,
     seed: int = 0,
-    learning_rate: float = 1e-3,
+    optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
+    learning_rate: float | None = None,
     schedule: Callable[[float], float] | None = None,
+    clip_norm: float | None = None,
+    accumulate: int = 1,
     matched_start: bool = False,
-    callbacks: Mapping[int, Callable[[GMLVM], None]] | None = None,
+    callbacks: Mapping[int, Callback] | Callback | Sequence[Callback] | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
-    device: str = "auto",
+    device: str | torch.device = "auto",
+    devices: int = 1,
+    strategy: str = "auto",
     precision: str = "32-true",
     progress: bool = True,
 ) -> History:
-    """Train a model in place with Adam.
+    """Train a model in place.
 
-    The training images stay on the device as ``uint8``; each step draws a batch from them with replacement.
-    Labels are never looked at. The same seed on the same machine, with the same number of threads, gives
-    the same weights.
+    Images given as a whole stay on the device as ``uint8``; each step draws a batch from them with replacement. Labels
+    are never looked at. The same seed on the same machine, with the same number of threads, gives the same weights.
+
+    Ctrl-C ends the training after the step that is being taken, and what there is comes back; pressed again, it ends at
+    once.
+
+    What a run needs of memory: the images, a byte for each value; the weights four times over, 16 bytes each, with
+    their gradients and Adam's two moments; the layers of the networks for a batch; and, at K components, B images,
+    and N codes that take part, at most B K: the penalty's kernel values, 16 bytes times N (N + 16 K) on codes and N
+    times B on pairs. Once q_D is sharp N comes near B.
 
     Args:
         model: The model, changed in place, moved to the device and left there in evaluation mode.
         objective: What to minimise, such as ``VAE()`` or ``WAE(penalty_weight=100.0)``.
-        data: The data; its training split is used.
-        steps: Optimiser steps, at least 1.
-        batch_size: Images in a step, at least 2 and at most the training split.
+        data: An :class:`gmlvm.datasets.ImageData`, of which the training split is used; images as an array or tensor;
+            or a ``DataLoader`` or another iterable of batches. See :func:`gmlvm.batches.as_batches`.
+        steps: Optimiser steps, at least 1. If left out, an iterable that can't be begun again is used to its end.
+        batch_size: Images in a step, at least 2; 128, or all if there are fewer, if left out.
         seed: Seed of the batches and of every sample drawn in the loop.
-        learning_rate: Adam's, positive.
+        optimizer: From the list of trained parameters to a torch optimiser; Adam if left out.
+        learning_rate: Adam's, positive; 1e-3 if left out. Another optimiser has its own.
         schedule: Factor on the learning rate as a function of the share of steps done, such as
             :func:`cosine`; constant if left out.
+        clip_norm: Largest norm of the gradient; unlimited if left out.
+        accumulate: Batches whose gradients make a step.
         matched_start: Before the first step fit the continuous encoder to the prior, as the original does; for
             a new model alone. See :meth:`GMLVM.match_prior`.
-        callbacks: Called with the model, in evaluation mode, after so many steps; 0 is before the first.
+        callbacks: Called with the :class:`Run`, which has the model, in evaluation mode: a function, or several, after
+            every step; or functions by the number of steps after which they are called, 0 for before the first. With
+            :meth:`Run.stop` they end the training.
         checkpoint: A file to save the run to and, if it is there, to go on from; a run that goes on ends
             with the very weights of one that was never stopped. Callbacks of steps already done are not
-            called again.
+            called again. A finished run is extended by asking for more steps.
         checkpoint_every: Steps between saves.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` or a ``torch.device``.
+        devices: Processes to train with, each on a device of its own; they share each batch, and compare all its codes.
+        strategy: How they are started: Fabric's name, such as ``"ddp"``.
         precision: ``"32-true"``, or ``"bf16-mixed"`` for bfloat16 where it is safe.
         progress: Show a bar with the terms.
 
@@ -131,84 +515,84 @@ def fit(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If one is out of range, the images do not fit the model, or the checkpoint belongs to
-            another run. All of these come before the first step, and leave the weights as they were.
+        ValueError: If one is out of range, the images do not fit the model, there is nothing to train, or the
+            checkpoint is damaged or belongs to another run. All of these come before the first step, and leave the
+            weights as they were.
         FileNotFoundError: If the folder of the checkpoint is not there.
+        BlockingIOError: If another process trains with the checkpoint.
         RuntimeError: If the device is not there; Fabric's own.
         FloatingPointError: If a term is not finite; the message names the step and the term.
 
     Source: chapter "Training the GM-WAE".
     """
-    callbacks = dict(callbacks or {})
-    _check(model, objective, data, batch_size, steps, callbacks)
-    check_positive_int("seed", seed, minimum=0)
-    check_number("learning_rate", learning_rate, exclusive=True)
+    run = Run(
+        model, objective, data, steps=steps, batch_size=batch_size, seed=seed, optimizer=optimizer,
+        learning_rate=learning_rate, schedule=schedule, clip_norm=clip_norm, accumulate=accumulate,
+        matched_start=matched_start, device=device, devices=devices, strategy=strategy, precision=precision,
+    )  # fmt: skip
+    if steps is None and not run.ends:
+        raise ValueError("steps must be given: the data never come to an end by themselves")
+    callback = _callback(callbacks, steps)
     check_positive_int("checkpoint_every", checkpoint_every)
-    check_choice("device", device, _DEVICES)
-    check_choice("precision", precision, _PRECISIONS)
-    if schedule is not None and not callable(schedule):
-        raise TypeError(f"schedule must be a function of the share of steps done, got {schedule!r}")
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write the checkpoint {path.name} to")
+    path = None if checkpoint is None else check_path(checkpoint, "checkpoint")
+    with owned(path) if path is not None and distributed.rank() == 0 else nullcontext():
+        earlier = 0.0
+        if path is not None and path.exists():
+            earlier = run.resume(path)
+        else:
+            run.start()
+            if path is not None:  # what cannot be saved shows before any work is lost
+                run.save(path)
+        return _loop(run, callback, path, checkpoint_every, progress, time.perf_counter() - earlier)
 
-    fabric = Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
-    images = data.train.images.to(fabric.device)
-    generator = torch.Generator(fabric.device).manual_seed(seed)
-    model.to(fabric.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
-    loss_module, fabric_optimizer = fabric.setup(_Loss(model, objective), optimizer)
 
-    names = objective.term_names
-    record = torch.empty(steps, len(names), device=fabric.device)
-    done, earlier = 0, 0.0
-    settings: dict[str, Any] = {}
-    if path is not None:
-        settings = {
-            "model": _describe_model(model), "objective": _describe_objective(objective), "data": _describe_data(data),
-            "steps": steps, "batch_size": batch_size, "seed": seed, "learning_rate": learning_rate,
-            "schedule": None if schedule is None else [round(schedule(t / 10), 6) for t in range(11)],
-            "matched_start": matched_start, "precision": precision, "device": fabric.device.type,
-        }  # fmt: skip
-    if path is not None and path.exists():
-        saved, earlier = load_run(path, model, optimizer, generator, settings)
-        done = len(saved)
-        record[:done] = saved.to(fabric.device)
-    elif matched_start:
-        model.match_prior(images[_draw(len(images), min(_START_IMAGES, len(images)), generator)])
-    if path is not None and done == 0:  # what cannot be saved shows before any work is lost
-        save_run(path, model, optimizer, generator, record[:0], 0.0, settings)
-
-    start = time.perf_counter() - earlier
+def _loop(run: Run, callback: Callback, path: Path | None, every: int, progress: bool, start: float) -> History:
+    """Step until all is done or something asks to stop; ``start`` is when the run would have begun without a break."""
     # The environment can switch the bar off as well; in a notebook tqdm does not look at it by itself.
-    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
-    with tqdm(total=steps, initial=done, unit="step", disable=hidden) as bar:
-        if done == 0:
-            _call(callbacks, 0, model)
-        model.train()
-        for step in range(done + 1, steps + 1):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * (1.0 if schedule is None else schedule((step - 1) / steps))
-            terms = loss_module(images[_draw(len(images), batch_size, generator)], generator)
-            fabric_optimizer.zero_grad()
-            fabric.backward(terms.loss)
-            fabric_optimizer.step()
-            record[step - 1] = torch.stack([term.detach().float() for term in terms])
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE")) or distributed.rank() > 0
+    with (
+        _interruptions(run),
+        tqdm(total=run.steps, initial=run.done, unit="step", disable=hidden) as bar,
+    ):
+        if run.done == 0:
+            callback(run)
+        while not run.stopped and run.done != run.steps:
+            try:
+                run.step()
+            except EOFError as end:
+                if run.done == 0:
+                    raise ValueError(str(end)) from None
+                run.stop(str(end))
+                break
+            callback(run)
+            last = bool(run.stopped) or run.done == run.steps
+            save = path is not None and (run.done % every == 0 or last)
+            if run.done % _LOOK_EVERY == 0 or last or save:
+                bar.set_postfix({name: f"{value:.4g}" for name, value in run.look().items()})
+                bar.update(run.done - bar.n)
+            if save and path is not None:
+                run.save(path, time.perf_counter() - start)
+    return run.history(time.perf_counter() - start)
 
-            save_now = path is not None and (step % checkpoint_every == 0 or step == steps)
-            if step % _LOOK_EVERY == 0 or step == steps or step in callbacks or save_now:
-                _check_finite(record[done:step], done, names)
-                bar.set_postfix({n: f"{v:.4g}" for n, v in zip(names, record[step - 1].tolist(), strict=True)})
-                bar.update(step - done)
-                done = step
-                _call(callbacks, step, model)
-            if save_now and path is not None:
-                seconds = time.perf_counter() - start
-                save_run(path, model, optimizer, generator, record[:step], seconds, settings)
-    model.eval()
-    columns = record.cpu().double().numpy().T
-    terms_by_name = {name: column.copy() for name, column in zip(names, columns, strict=True)}
-    return History(terms_by_name, time.perf_counter() - start, str(fabric.device))
+
+@contextmanager
+def _interruptions(run: Run) -> Iterator[None]:
+    """The first Ctrl-C lets the step that is being taken come to its end, so that nothing is left half done."""
+    if threading.current_thread() is not threading.main_thread():  # where Python gets no signals
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if run.stopped:
+            raise KeyboardInterrupt
+        run.stop(_INTERRUPTED)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Loss(nn.Module):
@@ -219,75 +603,127 @@ class _Loss(nn.Module):
         self.model = model
         self.objective = objective
 
-    def forward(self, x: Tensor, generator: torch.Generator) -> VAETerms | WAETerms:
-        return self.objective(self.model, x, generator)
+    def forward(self, batch: Batch, generator: torch.Generator) -> Terms:
+        terms: Terms = self.objective(self.model, batch, generator)
+        return terms
 
 
-def _describe_model(model: GMLVM) -> str:
-    """The networks' sizes and a digest of the prior."""
-    networks = model.architecture or [(name, tuple(weight.shape)) for name, weight in model.named_parameters()]
-    return f"{networks} with prior {_digest(*model.prior.buffers())}"
+def _named(terms: Terms) -> dict[str, Tensor]:
+    """Terms by name, if they are what an objective is to give."""
+    named = dict(terms._asdict() if hasattr(terms, "_asdict") else terms)  # type: ignore[arg-type]
+    if next(iter(named), None) != "loss" or any(getattr(term, "ndim", None) != 0 for term in named.values()):
+        shapes = {name: tuple(getattr(term, "shape", "?")) for name, term in named.items()}
+        raise ValueError(f"an objective must give scalar tensors by name, loss first; got shapes {shapes}")
+    return named
 
 
-def _describe_objective(objective: Objective) -> str:
-    """The objective's ``repr``, if it says with what settings."""
-    text = repr(objective)
-    if " at 0x" in text:
-        raise ValueError(f"a checkpoint keeps the repr of the objective, which must tell its settings; got {text}")
-    return text
+def _factors(schedule: Callable[[float], float] | None, steps: int | None) -> list[float]:
+    """The factor on the learning rate at every step."""
+    if schedule is None:
+        return [1.0] * (steps or 0)
+    if not callable(schedule):
+        raise TypeError(f"schedule must be a function of the share of steps done, got {schedule!r}")
+    if steps is None:
+        raise ValueError("a schedule goes by the share of steps done, so steps must be given")
+    factors = []
+    for step in range(steps):
+        value: Any = schedule(step / steps)
+        factors.append(
+            check_number(f"what schedule gives at {step / steps:g}", getattr(value, "item", lambda v=value: v)())
+        )
+    return factors
 
 
-def _describe_data(data: ImageData) -> str:
-    """Name, sizes and a digest of the training images."""
-    return f"{data!r} {_digest(data.train.images)}"
+def _optimizer(
+    given: Callable[[list[nn.Parameter]], Optimizer] | None, learning_rate: float | None
+) -> Callable[[list[nn.Parameter]], Optimizer]:
+    if given is None:
+        rate = check_number("learning_rate", 1e-3 if learning_rate is None else learning_rate, exclusive=True)
+        return partial(torch.optim.Adam, lr=rate, fused=True)
+    if not callable(given):
+        raise TypeError(f"optimizer must be a function of the list of parameters, got {given!r}")
+    if learning_rate is not None:
+        raise ValueError(f"learning_rate is Adam's; the optimizer given has its own, got {learning_rate}")
+    return given
 
 
-def _digest(*tensors: Tensor) -> str:
-    """A few digits that differ if any value does."""
-    content = hashlib.sha256()
-    for tensor in tensors:
-        content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return content.hexdigest()[:12]
+def _fabric(device: str | torch.device, devices: int, strategy: str, precision: str) -> Fabric:
+    kind, _, index = str(device).partition(":")
+    check_choice("device", kind, _DEVICES)
+    count: int | list[int] = check_positive_int("devices", devices)
+    if index:
+        if count != 1 or not index.isdecimal():
+            raise ValueError(f"device must be such as 'cuda:1', for one process; got {device!s} for {devices}")
+        count = [int(index)] if kind == "cuda" else 1
+    return Fabric(accelerator=kind, devices=count, strategy=strategy, precision=precision)  # type: ignore[arg-type]
 
 
-def _draw(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Indices drawn with replacement, so that a batch is an independent sample of the data: int64, (size,)."""
-    return torch.randint(count, (size,), generator=generator, device=generator.device)
+def _callback(callbacks: Any, steps: int | None) -> Callback:
+    """One function for all: called after every step, and before the first."""
+    if callbacks is None:
+        return lambda run: None
+    if not isinstance(callbacks, Mapping):
+        several = tuple(callbacks) if isinstance(callbacks, Sequence) else (callbacks,)
+        for each in several:
+            if not callable(each):
+                raise TypeError(f"a callback must be a function of the run, got {each!r}")
+        return lambda run: [each(run) for each in several] if run.done else None
+    by_step = dict(callbacks)
+    for step, each in by_step.items():
+        if isinstance(step, bool) or not isinstance(step, Integral) or not 0 <= int(step) <= (steps or math.inf):
+            raise ValueError(f"callbacks must be at steps 0 to {steps}, got {step!r}")
+        if not callable(each):
+            raise TypeError(f"the callback at step {step} must be callable, got {each!r}")
+    return lambda run: by_step[run.done](run) if run.done in by_step else None
 
 
-def _call(callbacks: Mapping[int, Callable[[GMLVM], None]], step: int, model: GMLVM) -> None:
-    """Run the callback of a step, if there is one, on the model in evaluation mode."""
-    if step in callbacks:
-        model.eval()
-        callbacks[step](model)
-        model.train()
-
-
-def _check_finite(record: Tensor, offset: int, names: tuple[str, ...]) -> None:
-    """Raise for the first row of terms, (steps, terms), that is not finite; ``offset`` steps lie before it."""
-    bad = ~record.isfinite()
-    if bool(bad.any()):
-        row = int(bad.any(1).nonzero()[0])
+def _check_finite(rows: NDArray[np.float64], first: int, names: tuple[str, ...]) -> None:
+    """Raise for the first row of terms, (steps, terms), that is not finite; ``first`` is the step of the first row."""
+    bad = ~np.isfinite(rows)
+    if bad.any():
+        row = int(bad.any(1).argmax())
         # The loss comes first and is not finite whenever a term is not: name the term where there is one.
-        columns = bad[row].nonzero().flatten().tolist()
-        values = ", ".join(f"{names[c]} = {record[row, c].item()}" for c in columns)
+        columns = bad[row].nonzero()[0]
+        values = ", ".join(f"{names[c]} = {rows[row, c]}" for c in columns)
         raise FloatingPointError(
-            f"training stopped: {names[columns[-1]]} is not finite at step {offset + row + 1} ({values})"
+            f"training stopped: {names[columns[-1]]} is not finite at step {first + row} ({values})"
         )
 
 
-def _check(model: Any, objective: Any, data: Any, batch_size: Any, steps: Any, callbacks: Mapping[Any, Any]) -> None:
-    """Raise for arguments of :func:`fit` that do not fit together."""
-    check_type("model", model, GMLVM)
-    check_type("objective", objective, Objective)
-    check_type("data", data, ImageData)
-    if data.image_shape != model.image_shape:
-        raise ValueError(f"the model is for images of shape {model.image_shape}, the data has {data.image_shape}")
-    check_positive_int("steps", steps)
-    if check_positive_int("batch_size", batch_size, minimum=2) > len(data.train):
-        raise ValueError(f"batch_size must be at most the {len(data.train)} training images, got {batch_size}")
-    for step, callback in callbacks.items():
-        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= steps:
-            raise ValueError(f"callbacks must be at steps 0 to {steps}, got {step!r}")
-        if not callable(callback):
-            raise TypeError(f"the callback at step {step} must be callable, got {callback!r}")
+def _check_fits(batches: Batches, model: GMLVM) -> None:
+    if isinstance(batches, TensorBatches) and batches.images.shape[1:] != model.image_shape:
+        shape = tuple(batches.images.shape[1:])
+        raise ValueError(f"the model is for images of shape {model.image_shape}, the data has {shape}")
+
+
+def _begins_with(plan: Tensor, start: Tensor) -> bool:
+    return len(start) <= len(plan) and torch.equal(plan[: len(start)], start)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Whether two lists of figures are the same but for rounding."""
+    return a.shape == b.shape and bool(((a - b).abs() <= _SAME * b.abs() + 1e-3 * _SAME * b.abs().max()).all())
+
+
+def _ambient_seed(seed: int, device: torch.device) -> dict[str, Tensor]:
+    """States of torch's global generators, seeded anew."""
+    kinds = {"cpu": torch.device("cpu")} | ({} if device.type == "cpu" else {"device": device})
+    return {name: torch.Generator(kind).manual_seed(seed).get_state() for name, kind in kinds.items()}
+
+
+def _ambient_state(device: torch.device) -> dict[str, Tensor]:
+    """States of torch's global generators: the CPU's, and that of the device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["device"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["device"] = torch.mps.get_rng_state()
+    return state
+
+
+def _set_ambient(state: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["device"], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state["device"])

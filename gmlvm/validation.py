@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,17 +13,43 @@ from torch import Tensor
 
 
 def check_positive_int(name: str, value: Any, minimum: int = 1) -> int:
-    """Return ``value`` if it is an integer of at least ``minimum``.
+    """Return ``value`` as an ``int`` if it is an integer, NumPy's among them, of at least ``minimum``.
 
     Raises:
         TypeError: If ``value`` is not an integer (a ``bool`` is not one).
         ValueError: If it is below ``minimum``.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
-    return value
+    number = int(value)
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    return number
+
+
+def check_seed(name: str, value: Any) -> int:
+    """Return ``value`` as an ``int`` if torch can be seeded with it.
+
+    Raises:
+        TypeError: If ``value`` is not an integer.
+        ValueError: If it is negative, or has more than 64 bits.
+    """
+    seed = check_positive_int(name, value, minimum=0)
+    if seed >= 2**64:
+        raise ValueError(f"{name} must be below 2^64, got {seed}")
+    return seed
+
+
+def check_path(path: str | Path, what: str) -> Path:
+    """Return where to write a file, with ``~`` for the home folder, if the folder is there.
+
+    Raises:
+        FileNotFoundError: If it is not; ``what`` names the file in the message.
+    """
+    path = Path(path).expanduser()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write the {what} {path.name} to")
+    return path
 
 
 def check_number(
@@ -35,13 +63,14 @@ def check_number(
         TypeError: If ``value`` is not a real number.
         ValueError: If it is not finite or lies outside the interval.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
-    below = value <= minimum if exclusive else value < minimum
-    if not math.isfinite(value) or below or value > maximum:
+    number = float(value)
+    below = number <= minimum if exclusive else number < minimum
+    if not math.isfinite(number) or below or number > maximum:
         bracket = "(" if exclusive else "["
         raise ValueError(f"{name} must be a finite number in {bracket}{minimum:g}, {maximum:g}], got {value}")
-    return float(value)
+    return number
 
 
 def check_type(name: str, value: Any, kind: type) -> None:
@@ -90,9 +119,10 @@ def check_image_shape(image_shape: Any) -> tuple[int, int, int]:
         ValueError: If it is anything else.
     """
     shape = tuple(image_shape) if isinstance(image_shape, (tuple, list, torch.Size)) else ()
-    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+    if len(shape) != 3 or not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in shape):
         raise ValueError(f"image_shape must be (channels, height, width), three positive integers; got {image_shape!r}")
-    return shape
+    channels, height, width = map(int, shape)
+    return channels, height, width
 
 
 def as_unit_interval(name: str, images: Tensor) -> Tensor:

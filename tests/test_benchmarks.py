@@ -15,7 +15,7 @@ from benchmarks.plain import PlainWAE, SeparatePerceptrons
 from gmlvm import WAE, closed_form, objectives
 from gmlvm.divergences import DEFAULT_FACTORS, InverseMultiquadratic
 from gmlvm.expectations import Dense, Resampled
-from gmlvm.records import read_record
+from gmlvm_book.records import read_record
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch import nn
 from gmlvm import GMLVM, VAE, WAE, GaussianMixturePrior, datasets, evaluate, fit, metrics, networks, plots
 from gmlvm.divergences import InverseMultiquadratic, categorical_kl, gaussian_kl, squared_mmd
 from gmlvm.expectations import Resampled, TopM, Truncated
-from gmlvm.interactive import hover_map
+from gmlvm_book.interactive import hover_map
 
 nan, inf = float("nan"), float("inf")
 GREY = np.zeros((4, 6, 5), dtype=np.uint8)

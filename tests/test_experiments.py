@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from experiments import collapse, expectations, runner, seeds, wae_start
-from gmlvm.records import read_record
+from gmlvm_book.records import read_record
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from gmlvm.interactive import hover_map
+from gmlvm_book.interactive import hover_map
 
 POINTS = [[-1.0, 2.0], [3.0, 4.0], [1.0, 3.0]]
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import gmlvm
-from gmlvm.records import read_record
+from gmlvm_book.records import read_record
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import pytest
 
-from gmlvm.records import describe_origin, read_record, write_record
+from gmlvm_book.records import describe_origin, read_record, write_record
 
 
 def test_what_was_written_is_read(tmp_path):

@@ -1,4 +1,4 @@
-r"""Expectations over k: which terms of :math:`\sum_k q_D(k|x) f_k(x)` are computed.
+r"""Enumeration of the discrete latent: which terms of :math:`\sum_k q_D(k|x) f_k(x)` are computed.
 
 Every rule gives each image a few components with weights that stand for q_D. The weights of an image sum to one: its
 most probable component takes what the others leave, :math:`1 - \sum_{k \ne \hat k} w_k`. So a term counts only by how
@@ -47,8 +47,20 @@ class Selection(NamedTuple):
         """
         return (self.weight * values).sum() / batch
 
+    def of_images(self, rows: slice) -> Selection:
+        """The terms of some images alone.
 
-class Expectation(ABC):
+        Args:
+            rows: Which images.
+
+        Returns:
+            Their terms, with indices that count from the first of them.
+        """
+        own = (self.image >= rows.start) & (self.image < rows.stop)
+        return Selection(self.image[own] - rows.start, self.component[own], self.weight[own])
+
+
+class Enumeration(ABC):
     """A rule that selects the terms of a sum over k.
 
     Source: chapter "A sum that costs what it uses".
@@ -72,7 +84,7 @@ class Expectation(ABC):
 
 
 @dataclass(frozen=True)
-class Dense(Expectation):
+class Dense(Enumeration):
     """All B times K terms: exact.
 
     Source: chapter "A sum that costs what it uses".
@@ -87,7 +99,7 @@ class Dense(Expectation):
 
 
 @dataclass(frozen=True)
-class Truncated(Expectation):
+class Truncated(Enumeration):
     r"""Only terms with q_D(k|x) above a tolerance: as q_D grows sharp, few of K are left.
 
     The error is :math:`\sum_k q_k (f_{\hat k} - f_k)` over the terms left out. With F the range of :math:`f_k(x)`
@@ -121,7 +133,7 @@ class Truncated(Expectation):
 
 
 @dataclass(frozen=True)
-class TopM(Expectation):
+class TopM(Enumeration):
     r"""The m largest terms exactly, and one drawn from the rest: unbiased, at a fixed cost of m + 1 terms.
 
     .. math::
@@ -168,7 +180,7 @@ class TopM(Expectation):
 
 
 @dataclass(frozen=True)
-class Resampled(Expectation):
+class Resampled(Enumeration):
     r"""Terms with q_D(k|x) of at least 1/m exactly, the smaller ones by chance: unbiased, at most m + 1 terms.
 
     A term below 1/m is kept with probability :math:`m\, q_k`, and then weighs 1/m, whatever it was. Its expected

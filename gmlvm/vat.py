@@ -1,4 +1,4 @@
-r"""How much q_D(k|x) can change within a small ball around an image."""
+r"""Virtual adversarial training: how much q_D(k|x) can change within a small ball around an image."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gmlvm.divergences import categorical_kl
+from gmlvm import distributed
+from gmlvm.kl import categorical_kl
 from gmlvm.validation import check_number
 
 # The direction of the largest change is found by one gradient at this share of the radius.
 _PROBE_SHARE = 0.5
 
 
-def adversarial_change(
+def virtual_adversarial_kl(
     logits: Callable[[Tensor], Tensor], x: Tensor, radius: float = 2.0, generator: torch.Generator | None = None
 ) -> Tensor:
     r"""Change of a categorical distribution under the worst perturbation of its input.
@@ -43,7 +44,7 @@ def adversarial_change(
     Source: Miyato et al. (2019), equations 5 to 13; chapter "Training the GM-WAE".
 
     Example:
-        >>> adversarial_change(lambda x: torch.zeros(len(x), 3), torch.rand(5, 2)).item()
+        >>> virtual_adversarial_kl(lambda x: torch.zeros(len(x), 3), torch.rand(5, 2)).item()
         0.0
     """
     check_number("radius", radius, exclusive=True)
@@ -54,7 +55,7 @@ def adversarial_change(
 def _change(logits: Callable[[Tensor], Tensor], x: Tensor, radius: float, generator: torch.Generator | None) -> Tensor:
     with torch.no_grad():
         target = logits(x).log_softmax(-1)
-    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    noise = distributed.noise_like(x, generator)
     with torch.enable_grad():
         probe = (radius * _PROBE_SHARE * _direction(noise)).requires_grad_()
         change = categorical_kl(target, logits(x + probe).log_softmax(-1)).sum()

@@ -1,0 +1,59 @@
+"""Several processes that share one batch: each holds its rows, and all draw the same random numbers.
+
+With one process every function here gives back what it got.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.nn.functional import all_gather
+
+from gmlvm.posterior import Posterior
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
+def own_rows(count: int) -> slice:
+    """Rows of a whole batch that this process holds.
+
+    Args:
+        count: Images of the whole batch, a multiple of the number of processes.
+    """
+    share = count // world_size()
+    return slice(rank() * share, (rank() + 1) * share)
+
+
+def whole_batch(posterior: Posterior) -> Posterior:
+    """The posteriors of the whole batch from those of each process's rows.
+
+    Differentiable: the gradient of every process's loss comes back to the rows that it concerns, so that the mean over
+    processes, which training takes, is the gradient of one process with the whole batch.
+
+    Args:
+        posterior: Posteriors of this process's rows, as many as every other process has.
+
+    Returns:
+        Posteriors of all rows, in the order of the processes.
+    """
+    if world_size() == 1:
+        return posterior
+    parts = {name: torch.cat(all_gather(getattr(posterior, name))) for name in ("logits", "loc", "scale")}
+    return replace(posterior, **parts)
+
+
+def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise of the shape of ``x``: this process's rows of what one process would draw."""
+    count = len(x) * world_size()
+    noise = torch.randn((count, *x.shape[1:]), generator=generator, device=x.device, dtype=x.dtype)
+    return noise[own_rows(count)]

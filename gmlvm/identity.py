@@ -1,0 +1,156 @@
+"""What makes two pieces of work the same: digests of values, descriptions of modules, and what differs between two."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+#: How the description of a parameter that is not trained ends.
+FROZEN = ", frozen"
+# Differences that a message names; more would hide them.
+_NAMED = 3
+
+
+def digest(*parts: bytes | Tensor) -> str:
+    """A few hexadecimal digits that differ if any value, shape or dtype does.
+
+    Args:
+        parts: Bytes, or tensors of any shape, dtype and device; those on the CPU are not copied.
+
+    Returns:
+        Sixteen hexadecimal digits, 64 bits of a SHA-256 sum.
+
+    Example:
+        >>> digest(b"a") == digest(b"a"), digest(torch.zeros(2)) == digest(torch.zeros(1, 2))
+        (True, False)
+    """
+    content = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            content.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            # As bytes, since NumPy doesn't know every dtype of torch.
+            content.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        else:
+            content.update(part)
+    return content.hexdigest()[:16]
+
+
+def structure(module: nn.Module) -> dict[str, str]:
+    """What a module computes with, apart from the values of its weights: an entry for each part and each tensor.
+
+    A part is described by its class, what it prints of itself, and the plain values that it and classes other than
+    torch's hold; a tensor by its shape and dtype, and whether it is frozen. Code is not looked at.
+
+    Args:
+        module: The module.
+
+    Returns:
+        Descriptions by the names of :meth:`torch.nn.Module.named_modules` and of the state.
+
+    Example:
+        >>> structure(nn.Sequential(nn.ReLU()))
+        {'': 'Sequential()', '0': 'ReLU()'}
+    """
+    lines = {}
+    for name, part in module.named_modules():
+        settings = [part.extra_repr(), *(f"{key}={text}" for key, text in _settings(part).items())]
+        lines[name] = f"{type(part).__qualname__}({', '.join(filter(None, settings))})"
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        lines[name] = _shape(parameter) + ("" if parameter.requires_grad else FROZEN)
+    for name, buffer in module.named_buffers(remove_duplicate=False):
+        lines[name] = _shape(buffer)
+    return lines
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Name what differs between two descriptions.
+
+    Args:
+        there: Entries that JSON can hold, some of them mappings again.
+        here: Entries to compare with.
+
+    Returns:
+        The differing entries with both values, in words; empty if there are none.
+
+    Example:
+        >>> differences({"seed": 0, "model": {"decoder.1": "ReLU()"}}, {"seed": 0, "model": {"decoder.1": "Tanh()"}})
+        'model decoder.1: ReLU() there, Tanh() here'
+    """
+    found = list(_differing(there, here))
+    more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return "; ".join(found[:_NAMED]) + more
+
+
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in dict.fromkeys([*there, *here]):
+        a, b = there.get(name), here.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from _differing(a, b, f"{prefix}{name} ")
+        elif a != b:
+            yield f"{prefix}{name}: {_or_missing(a)} there, {_or_missing(b)} here"
+
+
+def _or_missing(value: Any) -> str:
+    return "nothing" if value is None else str(value)
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _settings(part: nn.Module) -> dict[str, str]:
+    """Plain values that a module, and classes of it that are not torch's, hold under public names."""
+    own = [cls for cls in reversed(type(part).__mro__) if cls.__module__.partition(".")[0] not in ("torch", "builtins")]
+    found: dict[str, Any] = {}
+    for cls in own:
+        methods = (FunctionType, property, classmethod, staticmethod)
+        found |= {name: value for name, value in vars(cls).items() if not isinstance(value, methods)}
+    if own:  # a part of torch's own prints what it holds
+        found |= vars(part)
+    public = {name: value for name, value in found.items() if not name.startswith("_") and name != "training"}
+    return {name: describe(value) for name, value in sorted(public.items())}
+
+
+def describe(value: Any) -> str:
+    """Say what a value is, the same in every process: never by its address.
+
+    Args:
+        value: Anything; numbers, texts, collections, tensors, arrays, functions and data classes by what they hold,
+            everything else by its class.
+
+    Example:
+        >>> describe([1, 2.0, torch.relu])
+        '[1, 2.0, relu]'
+    """
+    if value is None or isinstance(
+        value, (bool, int, float, complex, str, bytes, torch.dtype, torch.device, enum.Enum)
+    ):
+        return repr(value)
+    if isinstance(value, np.generic):
+        return repr(value.item())
+    if isinstance(value, Tensor):
+        return f"values {digest(value)}"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} values {digest(np.ascontiguousarray(value).tobytes())}"
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(describe, value))}]"
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(describe, value)))}}}"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{describe(key)}: {describe(item)}' for key, item in value.items())}}}"
+    if isinstance(value, partial):
+        return f"{describe(value.func)} with {describe(value.args)}, {describe(value.keywords)}"
+    if isinstance(value, (FunctionType, BuiltinFunctionType, MethodType, type)):
+        return value.__qualname__
+    if hasattr(value, "__dataclass_fields__"):
+        fields = (f"{name}={describe(getattr(value, name))}" for name in value.__dataclass_fields__)
+        return f"{type(value).__qualname__}({', '.join(fields)})"
+    return type(value).__qualname__

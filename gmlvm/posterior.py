@@ -1,0 +1,47 @@
+r"""Both posteriors of a batch of images, :math:`q_D(k|x)` and :math:`q_C(z|k,x)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Both posteriors of a batch of images.
+
+    Attributes:
+        logits: Unnormalised log probabilities of q_D(k|x), shape (B, K).
+        loc: Means of q_C(z|k,x), shape (B, K, D).
+        scale: Standard deviations of q_C(z|k,x), shape (B, K, D), positive.
+
+    Source: Gaujac, Feige and Barber (2018), section 2; chapter "Training the GM-WAE".
+    """
+
+    logits: Tensor
+    loc: Tensor
+    scale: Tensor
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Normalised log q_D(k|x), nats, shape (B, K); computed anew at each use."""
+        return self.logits.log_softmax(-1)
+
+    @property
+    def probs(self) -> Tensor:
+        """q_D(k|x), shape (B, K), rows summing to one."""
+        return self.logits.softmax(-1)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        r"""Draw one code for each image and component, :math:`z = \mathrm{loc} + \mathrm{scale} \cdot \epsilon`.
+
+        Args:
+            generator: Source of randomness, on the posterior's device; torch's global one if left out.
+
+        Returns:
+            Codes z, shape (B, K, D), differentiable in ``loc`` and ``scale``.
+        """
+        noise = torch.randn(self.loc.shape, generator=generator, device=self.loc.device, dtype=self.loc.dtype)
+        return self.loc + self.scale * noise

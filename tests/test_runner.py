@@ -1,0 +1,323 @@
+"""A command that runs methods times seeds loses no finished run and trusts no damaged one, whatever stops it."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import distributed
+import pytest
+
+from experiments import partial, runner
+from gmlvm_book.records import read_record
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = {"a": 1}
+
+
+def square(seed):
+    return {"value": seed**2, "third": seed / 3}
+
+
+def squares(*seeds):
+    """The runs that a record must hold, computed here."""
+    return [{"seed": seed, "square": {"value": seed**2, "third": seed / 3}} for seed in seeds]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "out.json"
+
+
+@pytest.fixture
+def part(tmp_path):
+    return tmp_path / "out.json.partial"
+
+
+@pytest.fixture
+def command(path, monkeypatch):
+    """Run methods by name for seeds 0 to 3, in this process unless the options say otherwise."""
+
+    def run(methods, *options, settings=SETTINGS):
+        options = options if "--dask" in options else (*options, "--jobs", "1")
+        monkeypatch.setattr(sys, "argv", ["x", "--output", str(path), *map(str, options)])
+        runner.main("experiments.x", settings, methods, range(4))
+
+    return run
+
+
+@pytest.fixture
+def stopped(command, part):
+    """What a command leaves that was stopped in its run with seed 3, after those with seeds 0 to 2."""
+
+    def method(seed):
+        if seed == 3:
+            raise KeyboardInterrupt
+        return square(seed)
+
+    with pytest.raises(KeyboardInterrupt):
+        command({"square": method})
+    return part.read_bytes()
+
+
+def recorder(calls):
+    """The method, which also notes the seeds it is called with."""
+
+    def method(seed):
+        calls.append(seed)
+        return square(seed)
+
+    return method
+
+
+class TestWhatIsThereAlready:
+    def test_is_not_run_again_and_the_command_says_so(self, command, path, part, stopped, capsys):
+        calls = []
+        capsys.readouterr()
+        command({"square": recorder(calls)})
+        assert calls == [3]
+        assert read_record(path)["runs"] == squares(0, 1, 2, 3)
+        assert capsys.readouterr().out.splitlines() == [
+            f"{part}: there already, and skipped: 'square' with seeds 0 1 2",
+            "to do: 'square' with seed 3",
+        ]
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_serves_a_command_with_other_seeds_and_more_methods(self, command, path, stopped):
+        calls = []
+        command({"square": recorder(calls), "half": lambda seed: {"half": seed / 2}}, "--seeds", 2, 7)
+        assert calls == [7]
+        halves = ({"half": {"half": 1.0}}, {"half": {"half": 3.5}})
+        assert read_record(path)["runs"] == [run | half for run, half in zip(squares(2, 7), halves, strict=True)]
+
+    def test_stays_if_the_command_did_not_ask_for_it(self, command, path, part, stopped, capsys):
+        command({"square": square}, "--seeds", 1)
+        assert read_record(path)["runs"] == squares(1)
+        assert part.read_bytes() == stopped
+        assert "stays, for the runs in it that were not asked for" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("settings", "code", "difference"),
+        [
+            ({"a": 2}, {}, r"settings a: 1 there, 2 here"),
+            ({"a": 1}, {"code": "another"}, r"code: \w{16} there, another here"),
+            ({"a": 1}, {"torch": "1.0"}, r"torch: \S+ there, 1\.0 here"),
+        ],
+    )
+    def test_is_refused_by_other_settings_code_or_versions(
+        self, command, part, stopped, settings, code, difference, monkeypatch, capsys
+    ):
+        monkeypatch.setattr(runner, "_CODE", {**runner._CODE, **code})
+        with pytest.raises(SystemExit):
+            command({"square": square}, settings=settings)
+        assert re.search(rf"was begun by another .*\({difference}\)", capsys.readouterr().err)
+        assert part.read_bytes() == stopped
+
+
+class TestADamagedFile:
+    @pytest.fixture(autouse=True)
+    def _short_identity(self, monkeypatch):
+        monkeypatch.setattr(runner, "_CODE", {"code": "12ab"})
+
+    def test_cut_at_any_byte_gives_the_same_record(self, command, path, part, stopped):
+        ends = [place for place, byte in enumerate(stopped, 1) if byte == ord("\n")]
+        assert len(ends) == 4
+        for length in range(len(stopped) + 1):
+            part.write_bytes(stopped[:length])
+            calls = []
+            command({"square": recorder(calls)})
+            assert read_record(path)["runs"] == squares(0, 1, 2, 3)
+            # A line is trusted with the end of its line, and not before: a number may be cut and still be one.
+            assert calls == list(range(max(sum(end <= length for end in ends) - 1, 0), 4))
+
+    def test_with_any_byte_changed_loses_the_lines_it_is_in_and_no_other(self, stopped, part):
+        identity = {"command": "python -m experiments.x", "settings": SETTINGS, "code": "12ab"}
+        whole, notes = partial.read(part, identity)
+        assert whole == {("square", seed): square(seed) for seed in (0, 1, 2)}
+        assert notes == []
+        for place in range(len(stopped)):
+            damaged = bytearray(stopped)
+            damaged[place] ^= 1
+            part.write_bytes(damaged)
+            runs, notes = partial.read(part, identity)
+            number = stopped[:place].count(b"\n") + 1
+            lost = {number, number + 1} if stopped[place] == ord("\n") else {number}
+            assert runs == {("square", seed): square(seed) for seed in (0, 1, 2) if seed + 2 not in lost}
+            assert notes
+
+    def test_is_spoken_of_and_its_runs_are_repeated(self, command, path, part, stopped, capsys):
+        lines = stopped.splitlines(keepends=True)
+        lines[2] = lines[2].replace(b'"value": 1', b'"value": 7')
+        part.write_bytes(b"".join(lines)[:-1])
+        calls = []
+        capsys.readouterr()
+        command({"square": recorder(calls)})
+        assert calls == [1, 2, 3]
+        assert read_record(path)["runs"] == squares(0, 1, 2, 3)
+        assert capsys.readouterr().out.splitlines() == [
+            f"{part}: line 3 is damaged and not trusted; a run on it counts as not done",
+            f"{part}: line 4 was cut short and is not trusted; a run on it counts as not done",
+            f"{part}: there already, and skipped: 'square' with seed 0",
+            "to do: 'square' with seeds 1 2 3",
+        ]
+
+    def test_does_not_lend_lines_to_another_command(self, command, part, stopped):
+        lines = stopped.splitlines(keepends=True)
+        part.write_bytes(b"damaged\n" + b"".join(lines[1:]))
+        calls = []
+        command({"square": recorder(calls)}, settings={"a": 2})
+        assert calls == [0, 1, 2, 3]
+
+
+SCRIPT = """
+import sys, time
+from experiments import runner
+
+def square(seed):
+    time.sleep(0.02)
+    return {"value": seed**2, "third": seed / 3}
+
+if __name__ == "__main__":
+    runner.main("experiments.x", {"a": 1}, {"square": square}, range(40))
+"""
+
+
+class TestAnotherProcess:
+    @pytest.fixture
+    def start(self, tmp_path, path):
+        script = tmp_path / "script.py"
+        script.write_text(SCRIPT)
+        started = []
+
+        def start(jobs):
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            arguments = [sys.executable, str(script), "--output", str(path), "--jobs", str(jobs)]
+            process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            started.append(process)
+            return process
+
+        yield start
+        for process in started:
+            process.kill()
+            process.communicate()
+
+    def test_killed_at_any_instant_and_started_again_writes_what_one_does_that_was_not(self, start, path, part):
+        rng = random.Random(0)
+        finished = 0
+        for jobs in (1, 1, 1, 2):
+            process = start(jobs)
+            wait_for(lambda: part.exists() and part.read_bytes().count(b"\n") > finished + 1)  # noqa: B023
+            time.sleep(rng.uniform(0, 0.1))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            finished = part.read_bytes().count(b"\n") - 1
+            assert not path.exists()
+        output, _ = start(1).communicate()
+        assert read_record(path)["runs"] == squares(*range(40))
+        assert f"seeds {' '.join(map(str, range(finished, 40)))}\n" in output.decode()
+        assert not part.exists()
+
+    def test_on_the_same_file_is_refused_until_the_first_is_gone(self, start, command, part, capsys):
+        process = start(1)
+        wait_for(part.exists)
+        process.send_signal(signal.SIGSTOP)
+        before = part.read_bytes()
+        with pytest.raises(SystemExit):
+            command({"square": square})
+        assert "another command is at work on" in capsys.readouterr().err
+        assert part.read_bytes() == before
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        command({"square": square})
+
+
+def wait_for(condition):
+    limit = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+
+
+class TestARunThatFails:
+    @pytest.mark.parametrize(
+        ("fault", "reason"),
+        [
+            (lambda: 1 / 0, "ZeroDivisionError: division by zero"),
+            (lambda: float("nan"), "ValueError: figures must be JSON values, and numbers finite; got ['value'] = nan"),
+            (lambda: 1j, "ValueError: figures must be JSON values, and numbers finite; got ['value'] = 1j"),
+        ],
+    )
+    def test_is_named_and_the_others_are_kept(self, command, path, part, fault, reason):
+        calls = []
+        with pytest.raises(RuntimeError) as error:
+            command({"square": recorder(calls), "bad": lambda seed: {"value": fault() if seed == 1 else seed}})
+        assert str(error.value) == f"1 of 8 runs failed, the rest is in {part}; 'bad' with seed 1: {reason}"
+        assert not path.exists()
+        command({"square": recorder(calls), "bad": lambda seed: {"value": seed}})
+        assert calls == [0, 1, 2, 3]
+        assert read_record(path)["runs"] == [
+            run | {"bad": {"value": seed}} for seed, run in enumerate(squares(0, 1, 2, 3))
+        ]
+
+
+class TestBeforeAnyWork:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--output", "missing/out.json"], "no folder missing to write out.json to"),
+            (["--output", "."], "--output must be a file, . is a folder"),
+            (["--output", "out.json", "--seeds", "3", "1", "3"], "--seeds must differ from each other, got 3 1 3"),
+            (["--output", "out.json", "--jobs", "1", "--dask", "tcp://x:1"], "not allowed with argument --jobs"),
+        ],
+    )
+    def test_options_are_looked_at(self, options, message, monkeypatch, tmp_path, capsys):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["x", *options])
+        with pytest.raises(SystemExit):
+            runner.main("experiments.x", SETTINGS, {"square": pytest.fail}, range(4))
+        assert message in capsys.readouterr().err
+
+    def test_settings_that_no_record_can_hold_are_refused(self, command):
+        with pytest.raises(ValueError, match=r"got \['rate'\] = inf"):
+            command({"square": pytest.fail}, settings={"rate": float("inf")})
+
+    def test_a_missing_dask_is_named(self, command, monkeypatch, capsys):
+        monkeypatch.setitem(sys.modules, "distributed", None)
+        with pytest.raises(SystemExit):
+            command({"square": pytest.fail}, "--dask", "tcp://localhost:8786")
+        assert 'pip install "dask[distributed]"' in capsys.readouterr().err
+
+
+class TestACluster:
+    @pytest.fixture
+    def address(self):
+        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+            yield cluster.scheduler_address
+
+    def test_of_which_a_worker_is_killed_gives_every_run(self, command, path, tmp_path, address):
+        grave = tmp_path / "grave"
+
+        def method(seed):
+            if seed == 2 and not grave.exists():
+                grave.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return {"value": seed**2, "third": seed / 3}
+
+        command({"square": method}, "--seeds", *range(8), "--dask", address)
+        assert grave.exists()
+        record = read_record(path)
+        assert record["runs"] == squares(*range(8))
+        assert record["command"].endswith(f"--seeds 0 1 2 3 4 5 6 7 --dask {address}")
+
+    def test_names_a_run_that_no_worker_survives(self, command, part, monkeypatch, address):
+        # Dask gives up with the first worker that dies, where it would try four.
+        ...
+
+    def test_does_not_take_a_worker_with_other_code(self, command, monkeypatch, address):
+        monkeypatch.setattr(runner, "_CODE", {**runner._CODE, "torch": "1.0"})
+        with pytest.raises(RuntimeError, match=r"the worker has other code or versions \(torch: 1.0 there, \S+ here\)"):
+            command({"square": square}, "--seeds", 1, "--dask", address)
