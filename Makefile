@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS := $(wildcard book/*.ipynb)
 BOOK := _build/html/index.html
-BOOK_SOURCES := _config.yml _toc.yml $(wildcard book/*) $(wildcard gmlvm/*.py) $(shell find assets -type f)
+BOOK_SOURCES := _config.yml _toc.yml $(wildcard book/*) $(wildcard gmlvm/*.py gmlvm/*/*.py gmlvm_book/*.py) $(shell find assets -type f)
 
 # What is published was made without progress bars: their timings would differ at every run.
 unit nbval notebooks: export TQDM_DISABLE := 1
@@ -28,7 +28,7 @@ types: $(VENV)/ready ## static types of the library
 	$(BIN)/mypy
 
 unit: $(VENV)/ready ## unit tests and doctests
-	$(BIN)/python -m pytest tests gmlvm
+	$(BIN)/python -m pytest tests gmlvm gmlvm_book
 
 nbval: $(VENV)/ready ## run every notebook and compare with its committed outputs
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=900 book

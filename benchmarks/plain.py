@@ -12,7 +12,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from gmlvm import GMLVM, GaussianMixturePrior
+from gmlvm import GMLVM, Prior
 from gmlvm.networks import ComponentEncoder
 
 
@@ -71,14 +71,14 @@ class PlainWAE(nn.Module):
     Args:
         model: A model of the library; its weights are copied.
         penalty_weight: Weight of the squared MMD.
-        factors: Kernel constants in units of the prior's mean squared distance within a component.
+        bandwidths: Squared bandwidths of the kernels, in units of the prior's mean squared distance within a component.
         prior_samples: Samples of each prior component in a step, M.
     """
 
     prior_loc: Tensor
     prior_scale: Tensor
 
-    def __init__(self, model: GMLVM, penalty_weight: float, factors: Sequence[float], prior_samples: int) -> None:
+    def __init__(self, model: GMLVM, penalty_weight: float, bandwidths: Sequence[float], prior_samples: int) -> None:
         super().__init__()
         self.discrete_encoder = deepcopy(model.discrete_encoder).to(memory_format=torch.contiguous_format)
         self.continuous_encoder = SeparatePerceptrons(model)
@@ -88,7 +88,7 @@ class PlainWAE(nn.Module):
         self.register_buffer("prior_scale", model.prior.scale.clone())
         self.image_shape = model.image_shape
         unit = 2 * model.latent_dim * model.prior.scale.square().mean().item()
-        self.constants = [unit * factor for factor in factors]
+        self.constants = [unit * bandwidth for bandwidth in bandwidths]
 
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return the loss, the error, and the data-data, data-prior and prior-prior parts of the squared MMD.
@@ -122,7 +122,7 @@ class PlainWAE(nn.Module):
         loss = reconstruction + self.penalty_weight * (data - 2 * cross + prior)
         return loss, reconstruction, data, cross, prior
 
-    def as_model(self, prior: GaussianMixturePrior) -> GMLVM:
+    def as_model(self, prior: Prior) -> GMLVM:
         """The library's view of these networks, to evaluate them."""
         return GMLVM(prior, self.discrete_encoder, self.continuous_encoder, self.decoder, self.image_shape)
 

@@ -19,9 +19,9 @@ from tqdm.auto import tqdm
 
 from benchmarks.steps import Step, gradient_step, library_step, objective, plain_step, plain_version, variants
 from benchmarks.timing import side_by_side, summary
-from gmlvm import GMLVM, GaussianMixturePrior, cosine, datasets, evaluate, fit
+from gmlvm import GMLVM, MMD, GaussianMixturePrior, Run, cosine, datasets, evaluate, fit
 from gmlvm.datasets import ImageData
-from gmlvm.expectations import Dense, Expectation, Resampled, TopM, Truncated
+from gmlvm.enumeration import Dense, Enumeration, Resampled, TopM, Truncated
 from gmlvm.model import inference
 
 #: Figures that JSON can hold.
@@ -60,7 +60,7 @@ def terms_per_image(model: GMLVM, data: ImageData) -> Figures:
     with inference(model):
         log_probs = model.posterior(data.test.images[:2000]).log_probs
         generator = torch.Generator().manual_seed(0)
-        rules: tuple[Expectation, ...] = (Dense(), Truncated(), TopM(1), Resampled())
+        rules: tuple[Enumeration, ...] = (Dense(), Truncated(), TopM(1), Resampled())
         return {repr(rule): len(rule.select(log_probs, generator).weight) / len(log_probs) for rule in rules}
 
 
@@ -80,7 +80,8 @@ def race(data: ImageData) -> tuple[Figures, dict[int, GMLVM]]:
     states: dict[int, GMLVM] = {}
     clock = {"plain": 0.0, "library": 0.0, "resumed": 0.0}
 
-    def lap(current: GMLVM) -> None:
+    def lap(run: Run) -> None:
+        current = run.model
         done = len(contestants["plain"]["seconds"]) * _RACE_LAP
         if done:
             clock["library"] += time.perf_counter() - clock["resumed"]
@@ -92,7 +93,6 @@ def race(data: ImageData) -> tuple[Figures, dict[int, GMLVM]]:
             states[done] = deepcopy(current)
         for name, candidate in (("plain", plain.as_model(current.prior)), ("library", current)):
             report = evaluate(candidate, data)
-            candidate.train()
             record = contestants[name]
             record["seconds"].append(clock[name])
             record["accuracy"].append(report.accuracy or 0.0)
@@ -135,9 +135,10 @@ def noise(states: dict[int, GMLVM], data: ImageData, pairs: int = 200) -> Figure
         pairs: Pairs of batches. Half the squared distance of the gradients of two batches has the mean that is looked
             for, and the spread over pairs gives its standard error.
     """
-    losses = {repr(rule): objective(expectation=rule) for rule in (Dense(), Truncated(), TopM(1), Resampled(1))}
-    losses |= {f"{Resampled()}, {name}": objective(estimator=name) for name in ("sampled", "half-closed")}
-    losses |= {f"{Resampled(3)}": objective(expectation=Resampled(3))}
+    losses = {repr(rule): objective(enumeration=rule) for rule in (Dense(), Truncated(), TopM(1), Resampled(1))}
+    penalties = {name: MMD(estimator=name) for name in ("sampled", "half-closed")}
+    losses |= {f"{Resampled()}, {name}": objective(penalty=penalty) for name, penalty in penalties.items()}
+    losses |= {f"{Resampled(3)}": objective(enumeration=Resampled(3))}
     figures: Figures = {}
     for state, model in tqdm(states.items(), unit="state"):
         gradients = {name: gradient_step(deepcopy(model), data.train.images, loss) for name, loss in losses.items()}
@@ -191,7 +192,7 @@ def original(data: ImageData) -> Figures:
     images = data.train.images
     steps = {
         "plain": plain_step(plain_version(model), images),
-        "library, all K decoded": library_step(deepcopy(model), images, objective(expectation=Dense())),
+        "library, all K decoded": library_step(deepcopy(model), images, objective(enumeration=Dense())),
         "library": library_step(deepcopy(model), images),
         "library, with bfloat16 products": library_step(deepcopy(model), images, bfloat16=True),
     }

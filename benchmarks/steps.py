@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
 from itertools import repeat
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.plain import PlainWAE, SeparatePerceptrons
-from gmlvm import GMLVM, WAE, objectives
-from gmlvm.expectations import Dense, Expectation, TopM, Truncated, truncate
+from gmlvm import GMLVM, MMD, WAE, Run
+from gmlvm.enumeration import Dense, Enumeration, TopM, Truncated
 from gmlvm.objectives import Objective
 
 BATCH_SIZE = 128
 PENALTY_WEIGHT = 100.0
 #: One step of training.
-Step = Callable[[], None]
+Step = Callable[[], object]
 
 
 def objective(**options: object) -> WAE:
@@ -35,12 +33,9 @@ def index_batches(images: Tensor, generator: torch.Generator) -> Iterator[Tensor
         yield images[torch.randint(len(images), (BATCH_SIZE,), generator=generator)]
 
 
-def loader_batches(images: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+def float_loader(images: Tensor, generator: torch.Generator) -> DataLoader[tuple[Tensor, ...]]:
     """Batches as most programs draw them: a shuffling loader of floats."""
-    loader = DataLoader(TensorDataset(images / 255), BATCH_SIZE, shuffle=True, drop_last=True, generator=generator)
-    while True:
-        for (x,) in loader:
-            yield x
+    return DataLoader(TensorDataset(images / 255), BATCH_SIZE, shuffle=True, drop_last=True, generator=generator)
 
 
 def library_step(
@@ -50,7 +45,6 @@ def library_step(
     *,
     fused: bool = True,
     loader: bool = False,
-    all_codes: bool = False,
     bfloat16: bool = False,
 ) -> Step:
     """A step as :func:`gmlvm.fit` takes it, at a learning rate of zero: the model stays in the state to be measured.
@@ -61,25 +55,17 @@ def library_step(
         loss: The objective; that of the chapters if left out.
         fused: Whether Adam is one kernel.
         loader: Whether batches come from a loader of floats.
-        all_codes: Whether codes of no probability take part in the penalty.
         bfloat16: Whether products are taken in bfloat16.
     """
-    loss = loss or objective()
-    generator = torch.Generator().manual_seed(0)
-    batches = (loader_batches if loader else index_batches)(images, generator)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=fused or None)
-    keep = patch.object(objectives, "truncate", partial(truncate, tolerance=0.0)) if all_codes else nullcontext()
-    model.train()
-
-    def step() -> None:
-        x = next(batches)
-        with keep, torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            terms = loss(model, x, generator)
-        optimizer.zero_grad()
-        terms.loss.backward()
-        optimizer.step()
-
-    return step
+    return Run(
+        model,
+        loss or objective(),
+        float_loader(images, torch.Generator().manual_seed(0)) if loader else images,
+        batch_size=None if loader else BATCH_SIZE,
+        optimizer=partial(torch.optim.Adam, lr=0.0, fused=fused or None),
+        device="cpu",
+        precision="bf16-mixed" if bfloat16 else "32-true",
+    ).step
 
 
 def gradient_step(model: GMLVM, images: Tensor, loss: Objective) -> Callable[[], Tensor]:
@@ -95,7 +81,7 @@ def gradient_step(model: GMLVM, images: Tensor, loss: Objective) -> Callable[[],
     parameters = list(model.train().parameters())
 
     def step() -> Tensor:
-        gradients = torch.autograd.grad(loss(model, next(batches), generator).loss, parameters)
+        gradients = torch.autograd.grad(loss(model, next(batches), generator)[0], parameters)
         return torch.cat([gradient.flatten() for gradient in gradients])
 
     return step
@@ -114,7 +100,8 @@ def plain_step(
     """
     rates = iter(repeat(1.0) if factors is None else factors)
     generator = torch.Generator().manual_seed(0)
-    batches = loader_batches(images, generator)
+    loader = float_loader(images, generator)
+    batches = (x for _ in repeat(None) for (x,) in loader)
     optimizer = torch.optim.Adam(plain.parameters(), lr=learning_rate)
     plain.train()
 
@@ -130,8 +117,8 @@ def plain_step(
 
 def plain_version(model: GMLVM) -> PlainWAE:
     """The plain version with the model's weights and the chapters' objective."""
-    options = objective()
-    return PlainWAE(model, options.penalty_weight, options.factors, options.prior_samples)
+    penalty = MMD()
+    return PlainWAE(model, PENALTY_WEIGHT, penalty.bandwidths, penalty.prior_samples)
 
 
 def separate(model: GMLVM) -> GMLVM:
@@ -147,8 +134,11 @@ def variants(model: GMLVM, images: Tensor) -> dict[str, Step]:
         images: ``uint8``, (N, C, H, W).
     """
 
-    def with_rule(rule: Expectation) -> Step:
-        return library_step(deepcopy(model), images, objective(expectation=rule))
+    def with_rule(rule: Enumeration) -> Step:
+        return library_step(deepcopy(model), images, objective(enumeration=rule))
+
+    def with_penalty(penalty: MMD) -> Step:
+        return library_step(deepcopy(model), images, objective(penalty=penalty))
 
     return {
         "plain": plain_step(plain_version(model), images),
@@ -156,10 +146,10 @@ def variants(model: GMLVM, images: Tensor) -> dict[str, Step]:
         "without resampling: all K decoded": with_rule(Dense()),
         "without resampling: those above 0.0001": with_rule(Truncated()),
         "without resampling: the largest and one drawn": with_rule(TopM(1)),
-        "without leaving codes out of the penalty": library_step(deepcopy(model), images, all_codes=True),
+        "without leaving codes out of the penalty": with_penalty(MMD(tolerance=0.0)),
         "without the batched product in q_C": library_step(separate(deepcopy(model)), images),
         "without the fused optimiser": library_step(deepcopy(model), images, fused=False),
         "without index batches: a loader of floats": library_step(deepcopy(model), images, loader=True),
-        "penalty half in closed form": library_step(deepcopy(model), images, objective(estimator="half-closed")),
+        "penalty half in closed form": with_penalty(MMD(estimator="half-closed")),
         "with bfloat16 products": library_step(deepcopy(model), images, bfloat16=True),
     }

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from experiments import runner
 from experiments.seeds import SETTINGS, gm_wae
-from gmlvm.expectations import Dense, Expectation, Resampled, TopM, Truncated
+from gmlvm.enumeration import Dense, Enumeration, Resampled, TopM, Truncated
 
 #: The rules; all else is as in the chapter.
-RULES: dict[str, Expectation] = {
+RULES: dict[str, Enumeration] = {
     "dense": Dense(),
     "truncated": Truncated(),
     "top-m": TopM(1),
@@ -20,9 +20,9 @@ RULES: dict[str, Expectation] = {
 }
 
 
-def with_rule(rule: Expectation) -> runner.Method:
+def with_rule(rule: Enumeration) -> runner.Method:
     """The chapter's training with one of :data:`RULES`, as a function of the seed."""
-    return lambda seed: gm_wae(seed, expectation=rule)
+    return lambda seed: gm_wae(seed, enumeration=rule)
 
 
 #: What is run for each seed.

@@ -11,7 +11,7 @@ from typing import Any
 from sklearn.cluster import KMeans
 
 from experiments import runner
-from gmlvm import GMLVM, WAE, History, cosine, datasets, evaluate, fit, metrics
+from gmlvm import GMLVM, MMD, WAE, History, cosine, datasets, evaluate, fit, metrics
 
 #: What the chapter trains with; the weight is that of its variant with the smoothness term.
 SETTINGS: dict[str, Any] = {
@@ -85,8 +85,8 @@ def k_means(seed: int) -> dict[str, Any]:
 #: What is run for each seed: the chapter's training, that with a change, and a yardstick.
 METHODS: dict[str, runner.Method] = {
     "plain": gm_wae,
-    "marginal": lambda seed: gm_wae(seed, divergence="marginal"),
-    "marginal matched": lambda seed: gm_wae(seed, divergence="marginal", matched_start=True),
+    "marginal": lambda seed: gm_wae(seed, penalty=MMD("codes")),
+    "marginal matched": lambda seed: gm_wae(seed, penalty=MMD("codes"), matched_start=True),
     "matched": lambda seed: gm_wae(seed, matched_start=True),
     "smooth": lambda seed: gm_wae(seed, smoothness_weight=SETTINGS["smoothness_weight"]),
     "bfloat16": lambda seed: gm_wae(seed, precision="bf16-mixed"),

@@ -15,7 +15,7 @@ from experiments import runner
 from experiments.seeds import SETTINGS as WAE_SETTINGS
 from experiments.seeds import train
 from gmlvm import GMLVM, VAE, datasets, evaluate, fit
-from gmlvm.expectations import Resampled
+from gmlvm.enumeration import Resampled
 
 #: The WAE is trained as in its chapter; the VAE after it for so many steps, at a constant learning rate, with the same
 #: rule for its sum over k.
@@ -48,11 +48,11 @@ def vae(beta: float, start: str) -> runner.Method:
         reports: list[dict[str, Any]] = []
         history = fit(
             model,
-            VAE(beta, expectation=Resampled()),
+            VAE(beta, enumeration=Resampled()),
             data,
             steps=SETTINGS["vae_steps"],
             learning_rate=SETTINGS["learning_rate"],
-            callbacks=dict.fromkeys(LOOKS, lambda model: reports.append(asdict(evaluate(model, data)))),
+            callbacks=dict.fromkeys(LOOKS, lambda run: reports.append(asdict(evaluate(run.model, data)))),
             seed=seed,
             progress=False,
         )

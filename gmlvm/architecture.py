@@ -40,7 +40,7 @@ class Architecture:
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_shape", check_image_shape(self.image_shape))
         for name in ("num_components", "latent_dim", "hidden_dim", "component_hidden_dim"):
-            check_positive_int(name, getattr(self, name))
+            object.__setattr__(self, name, check_positive_int(name, getattr(self, name)))  # NumPy's become Python's
         check_choice("networks", self.networks, ("mlp", "conv"))
 
     def build(self) -> tuple[nn.Module, nets.ComponentEncoder, nn.Module]:

@@ -7,15 +7,20 @@ of the three has a function here, with the same two ways to compare as :func:`gm
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gmlvm.kernels import Kernel
-from gmlvm.mmd import ON, sum_in_pieces
+from gmlvm.mmd import ON
+from gmlvm.pieces import sum_in_pieces
 from gmlvm.prior import GaussianMixturePrior
-from gmlvm.validation import check_choice, check_shape
+from gmlvm.validation import check_choice, check_positive_int, check_shape
+
+# Nodes of the quadrature, for kernels that need one.
+_NODES = 8
 
 
 def data_data(
@@ -51,14 +56,21 @@ def data_data(
     batch = _check_posterior(probs, loc, scale)
     if batch < 2:
         raise ValueError(f"pairs of different images need 2 images or more, got {batch}")
-    image, component = _places(probs, kept)  # (N,)
-    pairs = image[:, None] < image  # (N, N): every pair once, as the kernel is symmetric
-    if on == "pairs":
-        pairs = pairs & (component[:, None] == component)
-    first, second = pairs.nonzero(as_tuple=True)  # (P,)
-    weight, loc, variance = probs[image, component], loc[image, component], scale[image, component].square()
-    values = kernel.expected(loc[first] - loc[second], variance[first] + variance[second])
-    return 2 * (weight[first] * weight[second] * values).sum() / (batch * (batch - 1))
+    codes = _codes(probs, loc, scale, kept)
+
+    def part(rows: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+        weight, loc, variance, image, component = rows
+        other_weight, other_loc, other_variance, other_image, other_component = others
+        pairs = image[:, None] < other_image  # (N, N): every pair once, as the kernel is symmetric
+        if on == "pairs":
+            pairs = pairs & (component[:, None] == other_component)
+        first, second = pairs.nonzero(as_tuple=True)  # (P,)
+        values = kernel.expected(loc[first] - other_loc[second], variance[first] + other_variance[second], _NODES)
+        return (weight[first] * other_weight[second] * values).sum()
+
+    partners = (len(codes.weight) if on == "codes" else batch) / 2  # of each code, on average
+    total = sum_in_pieces(part, codes, codes, values=_NODES * codes.loc.numel() * partners)
+    return 2 * total / (batch * (batch - 1))
 
 
 def data_prior(
@@ -94,17 +106,11 @@ def data_prior(
     check_choice("on", on, ON)
     batch = _check_posterior(probs, loc, scale)
     check_shape("loc", loc, (batch, prior.num_components, prior.latent_dim), " (batch, num_components, latent_dim)")
-    image, component = _places(probs, kept)  # (N,)
-    weight, loc, variance = probs[image, component], loc[image, component], scale[image, component].square()
-    if on == "pairs":
-        values = kernel.expected(loc - prior.loc[component], variance + prior.scale[component].square())
-        return (weight * prior.probs[component] * values).sum() / batch
-    difference = loc.unsqueeze(1) - prior.loc  # (N, K, D)
-    values = kernel.expected(difference, variance.unsqueeze(1) + prior.scale.square())  # (N, K)
-    return weight @ values @ prior.probs / batch
+    codes = _codes(probs, loc, scale, kept)
+    return _kernel_sum(codes.weight, codes.loc, codes.variance, codes.component, prior, kernel, on) / batch
 
 
-def prior_prior(prior: GaussianMixturePrior, kernel: Kernel, on: str = "pairs", nodes: int = 8) -> Tensor:
+def prior_prior(prior: GaussianMixturePrior, kernel: Kernel, on: str = "pairs", nodes: int = _NODES) -> Tensor:
     r"""Mean kernel value over independent pairs of draws from the prior, a constant.
 
     .. math:: \sum_{k, k'} p_k\, p_{k'}\, E\, \kappa_{kk'}(y_k, y'_{k'})
@@ -113,7 +119,7 @@ def prior_prior(prior: GaussianMixturePrior, kernel: Kernel, on: str = "pairs", 
         prior: The prior.
         kernel: The kernel on codes.
         on: ``"pairs"`` or ``"codes"``.
-        nodes: Nodes of the quadrature; see :func:`expected_kernel`.
+        nodes: Nodes of the quadrature; see :meth:`gmlvm.kernels.Kernel.expected`.
 
     Returns:
         A scalar without unit.
@@ -124,13 +130,9 @@ def prior_prior(prior: GaussianMixturePrior, kernel: Kernel, on: str = "pairs", 
     Source: Gretton et al. (2012), lemma 6; chapter "A sum that costs what it uses".
     """
     check_choice("on", on, ON)
-    variance = prior.scale.square()
-    if on == "pairs":
-        values = kernel.expected(torch.zeros_like(variance), 2 * variance, nodes)  # (K,)
-        return (prior.probs.square() * values).sum()
-    difference = prior.loc[:, None] - prior.loc  # (K, K, D)
-    values = kernel.expected(difference, variance[:, None] + variance, nodes)  # (K, K)
-    return prior.probs @ values @ prior.probs
+    check_positive_int("nodes", nodes)
+    component = torch.arange(prior.num_components, device=prior.loc.device)
+    return _kernel_sum(prior.probs, prior.loc, prior.scale.square(), component, prior, kernel, on, nodes)
 
 
 def _check_posterior(probs: Tensor, loc: Tensor, scale: Tensor) -> int:
@@ -141,10 +143,58 @@ def _check_posterior(probs: Tensor, loc: Tensor, scale: Tensor) -> int:
     return len(loc)
 
 
-def _places(probs: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Image and component of each code that takes part, (N,) each."""
+class _Codes(NamedTuple):
+    """The N codes that take part.
+
+    Attributes:
+        weight: Weights, (N,).
+        loc: Means, (N, D).
+        variance: Variances, (N, D).
+        image: The image that each belongs to, (N,).
+        component: Its component, (N,).
+    """
+
+    weight: Tensor
+    loc: Tensor
+    variance: Tensor
+    image: Tensor
+    component: Tensor
+
+
+def _codes(probs: Tensor, loc: Tensor, scale: Tensor, kept: Tensor | None) -> _Codes:
     if kept is None:
         kept = torch.ones_like(probs, dtype=torch.bool)
     check_shape("kept", kept, tuple(probs.shape), " (batch, num_components)")
     image, component = kept.nonzero(as_tuple=True)
-    return image, component
+    return _Codes(probs[image, component], loc[image, component], scale[image, component].square(), image, component)
+
+
+def _kernel_sum(
+    weight: Tensor,
+    loc: Tensor,
+    variance: Tensor,
+    component: Tensor,
+    prior: GaussianMixturePrior,
+    kernel: Kernel,
+    on: str,
+    nodes: int = _NODES,
+) -> Tensor:
+    """Sum over N Gaussians and the prior's components of both weights and the expected kernel."""
+    if on == "pairs":  # each with its own component alone
+
+        def part(rows: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+            weight, loc, variance, prior_weight, prior_loc, prior_variance = rows
+            values = kernel.expected(loc - prior_loc, variance + prior_variance, nodes)
+            return (weight * prior_weight * values).sum()
+
+        own = (prior.probs[component], prior.loc[component], prior.scale[component].square())
+        return sum_in_pieces(part, (weight, loc, variance, *own), (), values=nodes * loc.numel())
+
+    def part(rows: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+        (weight, loc, variance), (prior_weight, prior_loc, prior_variance) = rows, others
+        difference = loc.unsqueeze(1) - prior_loc  # (N, K, D)
+        values = kernel.expected(difference, variance.unsqueeze(1) + prior_variance, nodes)  # (N, K)
+        return weight @ values @ prior_weight
+
+    whole = (prior.probs, prior.loc, prior.scale.square())
+    return sum_in_pieces(part, (weight, loc, variance), whole, values=nodes * loc.numel() * prior.num_components)

@@ -46,8 +46,9 @@ def digest(*parts: bytes | Tensor) -> str:
 def structure(module: nn.Module) -> dict[str, str]:
     """What a module computes with, apart from the values of its weights: an entry for each part and each tensor.
 
-    A part is described by its class, what it prints of itself, and the plain values that it and classes other than
-    torch's hold; a tensor by its shape and dtype, and whether it is frozen. Code is not looked at.
+    A part is described by its class and what it prints of itself; and, unless it is one of torch's that prints
+    something, by the plain values that it holds. A tensor is described by its shape and dtype, and whether it is
+    frozen. Code is not looked at.
 
     Args:
         module: The module.
@@ -57,17 +58,29 @@ def structure(module: nn.Module) -> dict[str, str]:
 
     Example:
         >>> structure(nn.Sequential(nn.ReLU()))
-        {'': 'Sequential()', '0': 'ReLU()'}
+        {'': 'Sequential()', '0': 'ReLU(inplace=False)'}
     """
     lines = {}
     for name, part in module.named_modules():
         settings = [part.extra_repr(), *(f"{key}={text}" for key, text in _settings(part).items())]
         lines[name] = f"{type(part).__qualname__}({', '.join(filter(None, settings))})"
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        lines[name] = _shape(parameter) + ("" if parameter.requires_grad else FROZEN)
-    for name, buffer in module.named_buffers(remove_duplicate=False):
-        lines[name] = _shape(buffer)
-    return lines
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    for name, text in shapes(parameters).items():
+        lines[name] = text + ("" if parameters[name].requires_grad else FROZEN)
+    return lines | shapes(dict(module.named_buffers(remove_duplicate=False)))
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Shape and dtype of each tensor.
+
+    Args:
+        tensors: Tensors by name.
+
+    Example:
+        >>> shapes({"loc": torch.zeros(10, 9)})
+        {'loc': '(10, 9) float32'}
+    """
+    return {name: f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for name, t in tensors.items()}
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -102,10 +115,6 @@ def _or_missing(value: Any) -> str:
     return "nothing" if value is None else str(value)
 
 
-def _shape(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
-
 def _settings(part: nn.Module) -> dict[str, str]:
     """Plain values that a module, and classes of it that are not torch's, hold under public names."""
     own = [cls for cls in reversed(type(part).__mro__) if cls.__module__.partition(".")[0] not in ("torch", "builtins")]
@@ -113,7 +122,7 @@ def _settings(part: nn.Module) -> dict[str, str]:
     for cls in own:
         methods = (FunctionType, property, classmethod, staticmethod)
         found |= {name: value for name, value in vars(cls).items() if not isinstance(value, methods)}
-    if own:  # a part of torch's own prints what it holds
+    if own or not part.extra_repr():  # most parts of torch's own print what they hold
         found |= vars(part)
     public = {name: value for name, value in found.items() if not name.startswith("_") and name != "training"}
     return {name: describe(value) for name, value in sorted(public.items())}

@@ -71,7 +71,7 @@ def as_uint8_images(name: str, values: Any, channels: str | None = None) -> Tens
         ValueError: As :func:`as_images`.
     """
     images = as_images(name, values, channels)
-    return images if images.dtype == torch.uint8 else (images.detach() * 255).round_().to(torch.uint8)
+    return images if images.dtype == torch.uint8 else (images * 255).round_().to(torch.uint8)
 
 
 def scale_16_bit(values: Tensor) -> Tensor:

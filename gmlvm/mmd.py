@@ -2,22 +2,17 @@ r"""The squared MMD between the aggregated posterior and the prior, estimated fr
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from gmlvm.pieces import sum_in_pieces
 from gmlvm.validation import check_choice, check_shape
 
 #: What is compared: the pair (k, z), or the code z alone.
 ON = ("pairs", "codes")
-# Kernel values that are held at once. K = 10 with B = 128 needs no more than a tenth of it, on codes as well.
-_PIECE = 2**24
 
 
 def squared_mmd(
@@ -95,8 +90,9 @@ def squared_mmd(
     return _kernel_sum(data, partners, kernel, torch.ne) + prior_part
 
 
-def data_data(probs: Tensor, z: Tensor, kernel: Callable[[Tensor], Tensor], on: str = "pairs", kept: Tensor | None =
-None) -> Tensor:
+def data_data(
+    probs: Tensor, z: Tensor, kernel: Callable[[Tensor], Tensor], on: str = "pairs", kept: Tensor | None = None
+) -> Tensor:
     r"""The data-data part of :func:`squared_mmd`: mean kernel value over pairs of codes of different images.
 
     Args:
@@ -120,30 +116,6 @@ None) -> Tensor:
         raise ValueError(f"pairs of different images need 2 images or more, got {len(z)}")
     data, batch = _data_sets(probs, z, on, kept), len(z)
     return _kernel_sum(data, data, kernel, torch.ne) / (batch * (batch - 1))
-
-
-def sum_in_pieces(part: Callable[..., Tensor], rows: Sequence[Tensor], pieces: int, dim: int = 0) -> Tensor:
-    """The sum of ``part(*rows)``, for fewer rows at a time where it would take too much memory.
-
-    One piece is kept for the way back. Of several none is: each is computed a second time when its gradient is due.
-
-    Args:
-        part: What to sum, for some rows of each tensor: a scalar, additive in the rows.
-        rows: Tensors with equally many rows.
-        pieces: How many, no more than there are rows.
-        dim: The axis of the rows.
-
-    Returns:
-        A scalar.
-    """
-    pieces = min(pieces, rows[0].shape[dim])
-    if pieces <= 1:
-        return part(*rows)
-    total = torch.zeros_like(rows[0].sum())
-    for i in range(pieces):  # every row of so many, as the first rows can have more to do than the last
-        piece = [tensor[(slice(None),) * dim + (slice(i, None, pieces),)] for tensor in rows]
-        total = total + checkpoint(part, *piece, use_reentrant=False, preserve_rng_state=False)
-    return total
 
 
 class _Sets(NamedTuple):
@@ -185,14 +157,20 @@ def _data_sets(probs: Tensor, z: Tensor, on: str, kept: Tensor | None) -> _Sets:
     return _Sets(probs.gather(1, image), z.gather(1, image.unsqueeze(2).expand(-1, -1, z.shape[2])), image)
 
 
-def _kernel_sum(a: _Sets, b: _Sets, kernel: Kernel, factor: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Sum over sets g and pairs (n, m) of the weights, factor(image of n, image of m) and the kernel of both codes."""
+def _kernel_sum(
+    a: _Sets,
+    b: _Sets,
+    kernel: Callable[[Tensor], Tensor],
+    factor: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Sum over sets g and pairs (n, m) of both weights, the factor of both images, and the kernel of both codes."""
 
-    def part(weight: Tensor, codes: Tensor, image: Tensor) -> Tensor:
+    def part(rows: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+        (weight_a, a, image_a), (weight_b, b, image_b) = rows, others
         # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b, as one batched product: (G, N, M).
-        lengths = codes.square().sum(-1).unsqueeze(2) + b.codes.square().sum(-1).unsqueeze(1)
-        squared_distance = torch.baddbmm(lengths, codes, b.codes.transpose(1, 2), alpha=-2).clamp_min(0)
-        values = kernel(squared_distance) * factor(image.unsqueeze(2), b.image.unsqueeze(1))
-        return (weight.unsqueeze(1) @ values @ b.weight.unsqueeze(2)).sum()
+        lengths = a.square().sum(-1).unsqueeze(2) + b.square().sum(-1).unsqueeze(1)
+        squared_distance = torch.baddbmm(lengths, a, b.transpose(1, 2), alpha=-2).clamp_min(0)
+        values = kernel(squared_distance) * factor(image_a.unsqueeze(2), image_b.unsqueeze(1))
+        return (weight_a.unsqueeze(1) @ values @ weight_b.unsqueeze(2)).sum()
 
-    return sum_in_pieces(part, a, math.ceil(a.weight.numel() * b.weight.shape[1] / _PIECE), dim=1)
+    return sum_in_pieces(part, a, b, values=a.weight.numel() * b.weight.shape[1], dim=1)

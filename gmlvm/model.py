@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import type_before_parametrizations
+from torch.nn.parameter import is_lazy
 
 from gmlvm import networks as nets
 from gmlvm import storage
@@ -25,6 +26,7 @@ from gmlvm.posterior import Posterior
 from gmlvm.prior import GaussianMixturePrior, Prior
 from gmlvm.validation import (
     as_unit_interval,
+    check_finite,
     check_image_shape,
     check_positive_int,
     check_seed,
@@ -33,8 +35,8 @@ from gmlvm.validation import (
 )
 
 _KIND = "gmlvm model"
-# Images on which a new model's networks are tried.
-_TRIED = 4
+# Images and codes on which a new model's networks are tried, and how far out codes lie that tell logits by their size.
+_TRIED, _FAR = 4, 1e9
 # Held while one thread has a model in evaluation mode that is not there by itself.
 _MODES = threading.RLock()
 
@@ -49,8 +51,8 @@ def inference(model: nn.Module) -> Iterator[None]:
     with _MODES:
         modes = [(module, module.training) for module in model.modules()]
         if any(training for _, training in modes):
-            model.eval()
             try:
+                model.eval()
                 with torch.no_grad():
                     yield
             finally:
@@ -86,9 +88,11 @@ class GMLVM(nn.Module):
         architecture: What the networks were built from, if they can be built again.
 
     Raises:
-        TypeError: If the prior is not a :class:`Prior`, or a network gives something that isn't a tensor.
-        ValueError: If ``image_shape`` is not three positive integers, or what a network gives has another shape, is
-            not finite, or can't be what it stands for: scales that are not positive, probabilities for logits.
+        TypeError: If the prior is not a :class:`Prior` or a network not a module, or it gives something that isn't a
+            tensor.
+        ValueError: If ``image_shape`` is not three positive integers, a network raises an error, or what it gives has
+            another shape, is not finite, or can't be what it stands for: scales that are not positive, probabilities
+            for logits.
 
     Source: Gaujac, Feige and Barber (2018), section 2; chapter "Training the GM-WAE".
     """
@@ -105,8 +109,11 @@ class GMLVM(nn.Module):
         super().__init__()
         check_type("prior", prior, Prior)
         self.image_shape = check_image_shape(image_shape)
-        self.architecture = architecture
-        self.prior = prior if any(True for _ in prior.parameters()) else deepcopy(prior)
+        self._architecture = architecture
+        self.prior = prior if any(parameter.requires_grad for parameter in prior.parameters()) else deepcopy(prior)
+        check_type("discrete_encoder", discrete_encoder, nn.Module)
+        check_type("continuous_encoder", continuous_encoder, nn.Module)
+        check_type("decoder", decoder, nn.Module)
         self.discrete_encoder = discrete_encoder
         self.continuous_encoder = continuous_encoder
         self.decoder = decoder
@@ -144,18 +151,17 @@ class GMLVM(nn.Module):
             The untrained model, on the prior's device and in its dtype.
 
         Raises:
-            TypeError: If a size is not an integer.
+            TypeError: If a size is not an integer, or ``prior`` not a :class:`Prior`.
             ValueError: If a size is out of range, the networks are unknown, the prior has another K or D,
                 or there is no regular simplex of K means in D dimensions.
-
-        Source: chapter "Training the GM-WAE".
         """
         shape = check_image_shape(image_shape)
         architecture = Architecture(shape, num_components, latent_dim, networks, hidden_dim, component_hidden_dim)
-        check_seed("seed", seed)
+        seed = check_seed("seed", seed)
         if prior is None:
             prior = GaussianMixturePrior.simplex(num_components, latent_dim)
-        elif (prior.num_components, prior.latent_dim) != (num_components, latent_dim):
+        check_type("prior", prior, Prior)
+        if (prior.num_components, prior.latent_dim) != (num_components, latent_dim):
             raise ValueError(
                 f"prior must have num_components={num_components} and latent_dim={latent_dim}, "
                 f"got {prior.num_components} and {prior.latent_dim}"
@@ -168,6 +174,11 @@ class GMLVM(nn.Module):
                     nets.start_weights(network, weight_std)
         discrete, continuous, decoder = (network.to(prior.loc.device, prior.loc.dtype) for network in built)
         return cls(prior, discrete, continuous, decoder, shape, architecture)
+
+    @property
+    def architecture(self) -> Architecture | None:
+        """The sizes that the networks were built from, if they were; they may have been changed since."""
+        return self._architecture
 
     @property
     def num_components(self) -> int:
@@ -214,12 +225,13 @@ class GMLVM(nn.Module):
 
         Raises:
             TypeError: If ``x`` has another dtype.
-            ValueError: If ``x`` has another shape or lies outside [0, 1], or a scale is not positive and finite.
+            ValueError: If ``x`` has another shape or lies outside [0, 1], or what the encoders give is no posterior
+                (:meth:`Posterior.check`).
 
         Source: Gaujac, Feige and Barber (2018), section 2; chapter "Training the GM-WAE".
         """
         posterior = self.posterior_of_pixels(self.pixels(x))
-        _check_scale(posterior.scale)
+        posterior.check()
         return posterior
 
     def pixels(self, x: Tensor | ArrayLike) -> Tensor:
@@ -234,12 +246,8 @@ class GMLVM(nn.Module):
         Raises:
             TypeError: If ``x`` has another dtype.
             ValueError: If ``x`` has another shape or lies outside [0, 1].
-
-        Source: chapter "Training the GM-WAE".
         """
-        images = x if isinstance(x, Tensor) else as_images("x", x)
-        check_shape("x", images, (None, *self.image_shape), " (batch, channels, height, width)")
-        return as_unit_interval("x", images.to(self.device)).to(self.prior.loc.dtype)
+        return as_unit_interval("x", self._images(x).to(self.device)).to(self.prior.loc.dtype)
 
     def posterior_of_pixels(self, pixels: Tensor) -> Posterior:
         """:meth:`posterior` of what :meth:`pixels` gave, without a look at any value.
@@ -249,8 +257,6 @@ class GMLVM(nn.Module):
 
         Returns:
             The :class:`Posterior`, differentiable in the weights.
-
-        Source: chapter "Training the GM-WAE".
         """
         dtype = self.prior.loc.dtype  # even under autocast: probabilities and codes rounded to 8 bits would be biased
         loc, scale = self.continuous_encoder(pixels)
@@ -273,8 +279,8 @@ class GMLVM(nn.Module):
         Source: Gaujac, Feige and Barber (2018), figure 5; chapter "Training the GM-WAE".
         """
         with inference(self):
-            parts = [self.discrete_encoder(pixels).log_softmax(1).cpu() for pixels in self._batches(x, batch_size)]
-        return _finite("q_D(k|x)", torch.cat(parts)).double().softmax(1).numpy()
+            logits = [self.discrete_encoder(self.pixels(batch)).cpu() for batch in self._batches(x, batch_size)]
+        return check_finite("q_D(k|x)", torch.cat(logits).double().softmax(1)).numpy()
 
     def predict(self, x: Tensor | ArrayLike, batch_size: int = 1000) -> NDArray[np.int64]:
         """The most probable component of each image, as a clustering in scikit-learn's sense.
@@ -305,9 +311,9 @@ class GMLVM(nn.Module):
 
         Raises:
             TypeError: If ``x`` has another dtype.
-            ValueError: If ``x`` has another shape or lies outside [0, 1], or a scale is not positive and finite.
+            ValueError: If ``x`` has another shape or lies outside [0, 1], or what the encoders give is no posterior.
         """
-        return torch.cat([self.encode(pixels).cpu() for pixels in self._batches(x, batch_size)]).double().numpy()
+        return torch.cat([self.encode(batch).cpu() for batch in self._batches(x, batch_size)]).double().numpy()
 
     def decoder_logits(self, z: Tensor) -> Tensor:
         """Logits of the pixels for codes.
@@ -320,8 +326,6 @@ class GMLVM(nn.Module):
 
         Raises:
             ValueError: If the last axis of ``z`` is not D.
-
-        Source: Gaujac, Feige and Barber (2018), section 2; chapter "Training the GM-WAE".
         """
         if z.ndim == 0 or z.shape[-1] != self.latent_dim:
             raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
@@ -338,13 +342,11 @@ class GMLVM(nn.Module):
             Images in [0, 1], shape (..., C, H, W).
 
         Raises:
-            ValueError: If the last axis of ``z`` is not D, or what the decoder gives is not finite.
-
-        Source: Gaujac, Feige and Barber (2018), section 2; chapter "Training the GM-WAE".
+            ValueError: If the last axis of ``z`` is not D, or ``z`` or what the decoder gives is not finite.
         """
-        z = torch.as_tensor(z, device=self.device, dtype=self.prior.loc.dtype)
+        z = check_finite("z", self._codes(z))
         with inference(self):
-            return _finite("what the decoder gives", self.decoder_logits(z).sigmoid())
+            return check_finite("what the decoder gives", self.decoder_logits(z).sigmoid())
 
     def encode(self, x: Tensor | ArrayLike) -> Tensor:
         r"""One code for each image, without gradients: the mean of its most probable component.
@@ -359,13 +361,13 @@ class GMLVM(nn.Module):
 
         Raises:
             TypeError: If ``x`` has another dtype.
-            ValueError: If ``x`` has another shape or lies outside [0, 1].
+            ValueError: If ``x`` has another shape or lies outside [0, 1], or what the encoders give is no posterior.
 
         Source: chapter "Walking the latent space".
         """
         with inference(self):
             posterior = self.posterior(x)
-        return _finite("codes", _of_component(posterior.loc, posterior.logits.argmax(1)))
+        return _of_component(posterior.loc, posterior.logits.argmax(1))
 
     def reconstruct(self, x: Tensor | ArrayLike) -> Tensor:
         """Images after encoding and decoding, without gradients and without sampling.
@@ -378,7 +380,7 @@ class GMLVM(nn.Module):
 
         Raises:
             TypeError: If ``x`` has another dtype.
-            ValueError: If ``x`` has another shape or lies outside [0, 1].
+            ValueError: If ``x`` has another shape or lies outside [0, 1], or what a network gives is not finite.
 
         Source: Gaujac, Feige and Barber (2018), figure 2; chapter "Training the GM-WAE".
         """
@@ -404,10 +406,12 @@ class GMLVM(nn.Module):
 
         Raises:
             TypeError: If ``n`` or ``component`` has the wrong type.
-            ValueError: If ``n``, ``component`` or ``temperature`` is out of range.
+            ValueError: If ``n``, ``component`` or ``temperature`` is out of range, or the prior or what the decoder
+                gives is not finite.
 
         Source: Gaujac, Feige and Barber (2018), figure 2; chapter "Training the GM-WAE".
         """
+        check_finite("the prior's weights", self.prior.probs)
         return self.decode(self.prior.sample(n, component, temperature, generator))
 
     def interpolate(self, a: Tensor | ArrayLike, b: Tensor | ArrayLike, steps: int = 20) -> Tensor:
@@ -415,7 +419,7 @@ class GMLVM(nn.Module):
 
         Args:
             a: Where to start: images (B, C, H, W), which are encoded first, or codes (B, D).
-            b: Where to end, of the same shape as ``a``.
+            b: Where to end, as many.
             steps: Points on each line, both ends among them; at least 2.
 
         Returns:
@@ -423,19 +427,17 @@ class GMLVM(nn.Module):
 
         Raises:
             TypeError: If ``steps`` is not an integer or an image has the wrong dtype.
-            ValueError: If the shapes differ or fit neither images nor codes, or ``steps`` is below 2.
+            ValueError: If the numbers differ, a shape fits neither images nor codes, or ``steps`` is below 2.
 
         Source: Gaujac, Feige and Barber (2018), figure 3; chapter "Walking the latent space".
         """
-        check_positive_int("steps", steps, minimum=2)
-        a, b = torch.as_tensor(a), torch.as_tensor(b)
-        if a.shape != b.shape:
-            raise ValueError(f"a and b must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")
-        if a.ndim == 4:
-            a, b = self.encode(a), self.encode(b)
-        check_shape("codes", a, (None, self.latent_dim), " (lines, latent_dim)")
-        t = torch.linspace(0, 1, steps, device=a.device, dtype=a.dtype)[:, None]  # (steps, 1)
-        return self.decode(torch.lerp(a[:, None], b[:, None], t))
+        steps = check_positive_int("steps", steps, minimum=2)
+        start, end = (self._codes(ends) if np.ndim(ends) == 2 else self.encode(ends) for ends in (a, b))
+        if start.shape != end.shape:
+            raise ValueError(f"a and b must have the same shape, got codes {tuple(start.shape)} and {tuple(end.shape)}")
+        check_shape("codes", start, (None, self.latent_dim), " (lines, latent_dim)")
+        t = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype)[:, None]  # (steps, 1)
+        return self.decode(torch.lerp(start[:, None], end[:, None], t))
 
     def match_prior(self, x: Tensor | ArrayLike, noise: float = 0.1) -> None:
         """Give the continuous encoder its matched start on a batch of images.
@@ -471,29 +473,32 @@ class GMLVM(nn.Module):
             path: Where to write; the folder must exist.
 
         Raises:
+            TypeError: If a network's state holds something else than tensors.
             ValueError: If a weight is not finite.
             OSError: If the file cannot be written.
-
-        Source: chapter "Training the GM-WAE".
         """
         state = self.state_dict()
-        _check_finite(state)
-        header: dict[str, Any] = {"structure": structure(self), "architecture": None}
-        if self.can_be_rebuilt:
-            assert self.architecture is not None
-            assert isinstance(self.prior, GaussianMixturePrior)
-            header |= {"architecture": asdict(self.architecture), "learn": self.prior.learn}
-        storage.write(path, _KIND, header, state)
+        _check_weights(state)
+        storage.write(path, _KIND, {"structure": structure(self)} | (self._recipe() or {}), state)
 
     @property
     def can_be_rebuilt(self) -> bool:
         """Whether :meth:`load` can build what :meth:`save` writes: standard networks and prior, unchanged."""
-        if self.architecture is None or type_before_parametrizations(self.prior) is not GaussianMixturePrior:
-            return False
+        return self._recipe() is not None
+
+    def _recipe(self) -> dict[str, Any] | None:
+        """What :meth:`load` builds the model from again, if that gives this one but for the weights."""
+        if self.architecture is None or not isinstance(self.prior, GaussianMixturePrior):
+            return None
         with torch.random.fork_rng(devices=[]):
-            twins = [network.to(self.prior.loc) for network in self.architecture.build()]
-        own = (self.discrete_encoder, self.continuous_encoder, self.decoder)
-        return not any(_differ(structure(twin), structure(network)) for twin, network in zip(twins, own, strict=True))
+            discrete, continuous, decoder = self.architecture.build()
+        prior = GaussianMixturePrior(torch.zeros_like(self.prior.loc), learn=self.prior.learn)
+        parts = {"prior": prior, "discrete_encoder": discrete, "continuous_encoder": continuous, "decoder": decoder}
+        # As parts, so that a subclass, which load builds as what it is called on, may have methods of its own.
+        twin, own = structure(nn.ModuleDict(parts).to(prior.loc.dtype)), structure(self)
+        if _differ(twin | {"": ""}, own | {"": ""}):
+            return None
+        return {"architecture": asdict(self.architecture), "learn": self.prior.learn}
 
     @classmethod
     def load(cls, path: str | Path, into: GMLVM | None = None, *, strict: bool = True) -> GMLVM:
@@ -511,19 +516,23 @@ class GMLVM(nn.Module):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is not a saved model, is damaged, does not fit, or cannot be built without ``into``.
-
-        Source: chapter "Training the GM-WAE".
+            TypeError: If ``into`` is not a :class:`GMLVM`.
+            ValueError: If the file is not a saved model, is damaged, does not fit, cannot be built without ``into``, or
+                holds a weight that is not finite.
         """
         header, tensors = storage.read(path, _KIND)
         model = cls._rebuild(path, header, tensors) if into is None else into
-        state = model.state_dict()
-        shapes, wanted = ({name: str(tuple(t.shape)) for name, t in ts.items()} for ts in (tensors, state))
-        saved = header.get("structure")  # which files of version 0.1 don't have
-        unlike = differences(shapes, wanted) or (_differ(saved, structure(model)) if strict and saved else "")
+        check_type("into", model, GMLVM)
+        shapes, wanted = (
+            {name: str(tuple(tensor.shape)) for name, tensor in state.items()}
+            for state in (tensors, model.state_dict())
+        )
+        unlike = differences(shapes, wanted)
+        if strict and not unlike and "structure" in header:  # which files of version 0.1 don't have
+            unlike = _differ(header["structure"], structure(model))
         if unlike:
             raise ValueError(f"{path} does not fit the model to load into ({unlike})")
-        _check_finite(tensors)
+        _check_weights(tensors)
         model.load_state_dict(tensors)
         return model.eval()
 
@@ -537,48 +546,66 @@ class GMLVM(nn.Module):
             )
         try:
             architecture = Architecture(**header["architecture"])
-            size = (architecture.num_components, architecture.latent_dim)
-            like = next(tensors[name] for name in ("decoder.0.weight", *tensors) if name in tensors)
-            prior = GaussianMixturePrior(torch.zeros(size, dtype=like.dtype), learn=header.get("learn", ()))
+            prior = GaussianMixturePrior(torch.zeros_like(tensors["prior.loc"]), learn=header.get("learn", ()))
             return cls.for_images(prior=prior, **asdict(architecture))
-        except (TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} names an architecture that cannot be built: {error}") from error
 
-    def _batches(self, x: Tensor | ArrayLike, batch_size: int) -> Iterator[Tensor]:
-        """Images as the networks take them, a batch at a time."""
-        check_positive_int("batch_size", batch_size)
-        images = x if isinstance(x, Tensor) else as_images("x", x)
-        for batch in images.split(batch_size):
-            yield self.pixels(batch)
+    def _images(self, x: Tensor | ArrayLike) -> Tensor:
+        """Images of the model's size, whatever they came as, with the values that came."""
+        # The model's own shape is channels first, though an array of another might be either.
+        channels = "first" if getattr(x, "shape", ())[1:] == self.image_shape else None
+        images = x if isinstance(x, Tensor) else as_images("x", x, channels)
+        return check_shape("x", images, (None, *self.image_shape), " (batch, channels, height, width)")
+
+    def _batches(self, x: Tensor | ArrayLike, batch_size: int) -> tuple[Tensor, ...]:
+        """Images, a batch at a time."""
+        images = self._images(x)
+        return torch.split(images, check_positive_int("batch_size", batch_size))
+
+    def _codes(self, z: Tensor | ArrayLike) -> Tensor:
+        """Codes in the model's dtype and on its device."""
+        if not isinstance(z, Tensor):
+            z = torch.from_numpy(
+                np.array(z, np.float64, order="C")
+            )  # a copy: torch has no reversed or read-only arrays
+        return z.to(self.device, self.prior.loc.dtype)
 
     def _try_networks(self) -> None:
-        """Raise if the networks do not do what they stand for, on a few images of noise."""
-        noise = torch.rand((_TRIED, *self.image_shape), generator=torch.Generator().manual_seed(0))
-        x = noise.to(self.prior.loc)
-        tried, codes, pixels = len(x), self.num_components * len(x), self.image_shape
-        size = (tried, self.num_components, self.latent_dim)
-        device = self.prior.loc.device
-        with inference(self), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        """Raise if the networks do not do what they stand for, on a few images and codes of noise."""
+        count = _TRIED + (self.num_components == _TRIED)  # so that the first two axes can't be taken for each other
+        generator, like = torch.Generator("cpu").manual_seed(0), self.prior.loc
+        x = torch.rand((count, *self.image_shape), generator=generator, device="cpu").to(like)
+        z = torch.randn((count, self.latent_dim), generator=generator, device="cpu").to(like)
+        with inference(self), self._randomness_kept():
             logits = _tried("discrete_encoder", self.discrete_encoder, x)
-            check_shape("what discrete_encoder gives", logits, size[:2], " (batch, num_components)")
+            check_shape("what discrete_encoder gives", logits, (count, self.num_components), " (batch, num_components)")
             pair = _tried("continuous_encoder", self.continuous_encoder, x)
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise TypeError(f"continuous_encoder must give a pair, loc and scale, got {type(pair).__name__}")
+            size, axes = (*logits.shape, self.latent_dim), " (batch, num_components, latent_dim)"
             for name, tensor in zip(("loc", "scale"), pair, strict=True):
-                check_shape(
-                    f"{name} that continuous_encoder gives", tensor, size, " (batch, num_components, latent_dim)"
-                )
-            images = _tried("decoder", self.decoder, pair[0].reshape(codes, self.latent_dim).to(x))
-            if isinstance(images, Tensor) and images.ndim == 2:
-                images = images.reshape(len(images), *pixels) if images.shape[1] == x[0].numel() else images
-            check_shape("what decoder gives", images, (codes, *pixels), " (codes, channels, height, width)")
-        for name, tensor in (("logits", logits), ("loc", pair[0]), ("decoder_logits", images)):
-            _finite(name, tensor)
-        _check_scale(pair[1])
-        if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
-            raise ValueError("discrete_encoder must give logits, got rows that sum to one: leave out the softmax")
-        if bool(((images >= 0) & (images <= 1)).all()) and bool(images.any()):  # a last layer of zeros gives zeros
-            raise ValueError("decoder must give logits, got values that all lie between 0 and 1: leave out the sigmoid")
+                check_shape(f"{name} that continuous_encoder gives", tensor, size, axes)
+            Posterior(logits, *pair).check()
+            if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
+                raise ValueError("discrete_encoder must give logits, got rows that sum to one: leave out the softmax")
+            images = _tried("decoder", self.decoder, z)
+            if not isinstance(images, Tensor) or images.shape != (count, math.prod(self.image_shape)):
+                check_shape("what decoder gives", images, x.shape, " (codes, channels, height, width)")
+            check_finite("what decoder gives", images)
+            # Logits may lie between 0 and 1, but not those of codes far out as well, unless they are constant.
+            if _in_unit_interval(images):
+                far = self.decoder(_FAR * z)
+                if _in_unit_interval(far) and not torch.equal(images, far):
+                    raise ValueError(
+                        "decoder must give logits, got values between 0 and 1 alone: leave out the sigmoid"
+                    )
+
+    def _randomness_kept(self) -> AbstractContextManager[None]:
+        """Leaves global generators as they were, unless a lazy layer draws its weights, which are to differ each time."""
+        if any(map(is_lazy, self.parameters())):
+            return nullcontext()
+        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
 
 
 def _tried(name: str, network: nn.Module, x: Tensor) -> Any:
@@ -588,28 +615,20 @@ def _tried(name: str, network: nn.Module, x: Tensor) -> Any:
         raise ValueError(f"{name} failed on a batch of shape {tuple(x.shape)}: {error}") from error
 
 
+def _in_unit_interval(values: Tensor) -> bool:
+    return bool(((values >= 0) & (values <= 1)).all())
+
+
 def _of_component(loc: Tensor, component: Tensor) -> Tensor:
     """The rows (B, D) of codes (B, K, D) that belong to components (B,)."""
     index = component[:, None, None].expand(-1, 1, loc.shape[2])
     return loc.gather(1, index).squeeze(1)
 
 
-def _check_scale(scale: Tensor) -> None:
-    if not bool((scale.isfinite() & (scale > 0)).all()):
-        raise ValueError(
-            f"scales of q_C(z|k,x) must be positive and finite, got values from {scale.min().item():g} to "
-            f"{scale.max().item():g}; is it a log-scale, give its exponential"
-        )
-
-
-def _finite(name: str, values: Tensor) -> Tensor:
-    if not bool(values.isfinite().all()):
-        raise ValueError(f"{name} must be finite, got NaN or infinity: are the model's weights finite?")
-    return values
-
-
-def _check_finite(state: dict[str, Tensor]) -> None:
-    """Raise for weights that are not finite."""
+def _check_weights(state: dict[str, Any]) -> None:
+    """Raise for a state that can't be saved or used."""
+    for name, value in state.items():
+        check_type(f"{name} in the model's state", value, Tensor)
     bad = [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]
     if bad:
         raise ValueError(f"weights must be finite, got NaN or infinity in {', '.join(bad)}")

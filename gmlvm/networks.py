@@ -36,8 +36,8 @@ def mlp_discrete_encoder(image_shape: tuple[int, int, int], num_components: int,
 
     Source: chapter "Training the GM-WAE".
     """
-    check_positive_int("num_components", num_components)
-    check_positive_int("hidden_dim", hidden_dim)
+    num_components = check_positive_int("num_components", num_components)
+    hidden_dim = check_positive_int("hidden_dim", hidden_dim)
     pixels = math.prod(check_image_shape(image_shape))
     return nn.Sequential(nn.Flatten(), nn.Linear(pixels, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, num_components))
 
@@ -57,7 +57,7 @@ def conv_discrete_encoder(image_shape: tuple[int, int, int], num_components: int
 
     Source: Gaujac, Feige and Barber (2018), experiments; chapter "How a VAE collapses".
     """
-    check_positive_int("num_components", num_components)
+    num_components = check_positive_int("num_components", num_components)
     channels, height, width = check_image_shape(image_shape)
     layers: list[nn.Module] = []
     for filters in _ENCODER_CHANNELS:
@@ -95,15 +95,15 @@ class ComponentEncoder(nn.Module):
         self, image_shape: tuple[int, int, int], num_components: int, latent_dim: int, hidden_dim: int = 16
     ) -> None:
         super().__init__()
-        self.num_components = check_positive_int("num_components", num_components)
-        self.latent_dim = check_positive_int("latent_dim", latent_dim)
-        self.hidden_dim = check_positive_int("hidden_dim", hidden_dim)
+        self.num_components = k = check_positive_int("num_components", num_components)
+        self.latent_dim = d = check_positive_int("latent_dim", latent_dim)
+        self.hidden_dim = h = check_positive_int("hidden_dim", hidden_dim)
         pixels = math.prod(check_image_shape(image_shape))
         # All K first layers read the same x, so side by side they are one linear layer.
-        self.hidden = nn.Linear(pixels, num_components * hidden_dim)
-        self.weight = nn.Parameter(torch.empty(num_components, hidden_dim, 2 * latent_dim))
-        self.bias = nn.Parameter(torch.empty(num_components, 2 * latent_dim))
-        bound = 1 / math.sqrt(hidden_dim)  # PyTorch's own start of a linear layer
+        self.hidden = nn.Linear(pixels, k * h)
+        self.weight = nn.Parameter(torch.empty(k, h, 2 * d))
+        self.bias = nn.Parameter(torch.empty(k, 2 * d))
+        bound = 1 / math.sqrt(h)  # PyTorch's own start of a linear layer
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
@@ -166,8 +166,8 @@ def mlp_decoder(image_shape: tuple[int, int, int], latent_dim: int, hidden_dim: 
 
     Source: chapter "Training the GM-WAE".
     """
-    check_positive_int("latent_dim", latent_dim)
-    check_positive_int("hidden_dim", hidden_dim)
+    latent_dim = check_positive_int("latent_dim", latent_dim)
+    hidden_dim = check_positive_int("hidden_dim", hidden_dim)
     shape = check_image_shape(image_shape)
     return nn.Sequential(
         nn.Linear(latent_dim, hidden_dim),
@@ -198,7 +198,7 @@ def conv_decoder(image_shape: tuple[int, int, int], latent_dim: int) -> nn.Modul
 
     Source: Gaujac, Feige and Barber (2018), experiments; chapter "How a VAE collapses".
     """
-    check_positive_int("latent_dim", latent_dim)
+    latent_dim = check_positive_int("latent_dim", latent_dim)
     channels, height, width = check_image_shape(image_shape)
     first, *rest = _DECODER_CHANNELS
     small = (first, -(-height // 4), -(-width // 4))

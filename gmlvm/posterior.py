@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gmlvm.validation import check_finite
+
 
 @dataclass(frozen=True)
 class Posterior:
@@ -33,6 +35,20 @@ class Posterior:
     def probs(self) -> Tensor:
         """q_D(k|x), shape (B, K), rows summing to one."""
         return self.logits.softmax(-1)
+
+    def check(self) -> None:
+        """Raise unless these are distributions: networks of one's own may give others, and weights of NaN do.
+
+        Raises:
+            ValueError: If a probability or a mean is not finite, or a scale not positive and finite.
+        """
+        check_finite("q_D(k|x)", self.probs)  # not its logits: minus infinity rules a component out
+        check_finite("means of q_C(z|k,x)", self.loc)
+        if not bool((self.scale.isfinite() & (self.scale > 0)).all()):
+            raise ValueError(
+                f"scales of q_C(z|k,x) must be positive and finite, got values from {self.scale.min().item():g} to "
+                f"{self.scale.max().item():g}; is it a log-scale, give its exponential"
+            )
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         r"""Draw one code for each image and component, :math:`z = \mathrm{loc} + \mathrm{scale} \cdot \epsilon`.

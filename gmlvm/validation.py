@@ -112,6 +112,17 @@ def check_shape(name: str, tensor: Any, expected: tuple[int | None, ...], meanin
     return tensor
 
 
+def check_finite(name: str, tensor: Tensor) -> Tensor:
+    """Return ``tensor`` if it holds no NaN and no infinity.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    return tensor
+
+
 def check_image_shape(image_shape: Any) -> tuple[int, int, int]:
     """Return ``image_shape`` as ``(channels, height, width)``, three positive integers.
 

@@ -47,34 +47,6 @@ def test_rules_for_the_sum_over_k_differ_in_nothing_else(small_runs):
     assert len(set(figures.values())) > 2
 
 
-def test_a_command_that_was_stopped_goes_on_with_what_is_missing(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "out.json"
-    calls = []
-
-    def method(seed):
-        calls.append(seed)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return {"seed squared": seed**2}
-
-    def command(*seeds):
-        arguments = ["x", "--output", str(path), "--jobs", "1", "--seeds", *map(str, seeds)]
-        monkeypatch.setattr(sys, "argv", arguments)
-        runner.main("experiments.x", {"a": 1}, {"square": method}, range(5))
-
-    with pytest.raises(KeyboardInterrupt):
-        command(4, 5, 6, 7)
-    assert not path.exists()
-    with pytest.raises(SystemExit):
-        command(4, 5)
-    assert "was begun by another command" in capsys.readouterr().err
-    command(4, 5, 6, 7)
-    assert calls == [4, 5, 6, 6, 7]
-    runs = read_record(path)["runs"]
-    assert runs == [{"seed": seed, "square": {"seed squared": seed**2}} for seed in (4, 5, 6, 7)]
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_k_means_finds_well_separated_classes(small_runs):
     best = max(seeds.k_means(seed)["accuracy"] for seed in range(5))
     assert best == 1.0
@@ -113,10 +85,3 @@ def test_a_vae_starts_where_the_wae_ended(small_runs, monkeypatch):
     faster = wae_start.METHODS["wae, beta 1"](0)["reports"]
     assert faster[0] == first["wae, beta 1"]
     assert faster[1] != figures["wae, beta 1"]["reports"][1]
-
-
-def test_the_output_folder_is_looked_for_before_any_work(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(sys, "argv", ["seeds", "--output", str(tmp_path / "missing" / "out.json")])
-    with pytest.raises(SystemExit):
-        runner.main("experiments.seeds", seeds.SETTINGS, seeds.METHODS, range(5))
-    assert "no folder" in capsys.readouterr().err

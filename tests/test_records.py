@@ -1,8 +1,12 @@
 """Result files say how they were made, and one that does not is refused."""
 
+import errno
 import json
+import os
+import re
 from importlib.metadata import version
 
+import numpy as np
 import pytest
 
 from gmlvm_book.records import describe_origin, read_record, write_record
@@ -46,3 +50,50 @@ def test_a_file_that_does_not_say_how_it_was_made_is_refused(tmp_path, content, 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no result file at .*out\.json"):
         read_record(tmp_path / "out.json")
+
+
+class TestAWriteThatFails:
+    @pytest.fixture
+    def old(self, tmp_path):
+        """A record that was there before."""
+        path = tmp_path / "out.json"
+        write_record(path, "old", {"loss": 1})
+        return path
+
+    def test_as_the_disk_is_full_leaves_the_old_file_and_nothing_beside_it(self, old, monkeypatch):
+        before = old.read_bytes()
+
+        def full(descriptor):
+            assert len(list(old.parent.iterdir())) == 2
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="no space left"):
+            write_record(old, "new", {"loss": 2})
+        assert old.read_bytes() == before
+        assert list(old.parent.iterdir()) == [old]
+
+    @pytest.mark.parametrize(
+        ("figures", "place"),
+        [
+            ({"runs": [{"loss": 0.5}, {"loss": float("nan")}]}, "['runs'][1]['loss'] = nan"),
+            ({"a": {"b": -float("inf")}, "c": (0, float("inf"))}, "['a']['b'] = -inf, ['c'][1] = inf"),
+            ({"steps": np.int64(3)}, "['steps'] = np.int64(3)"),
+        ],
+    )
+    def test_for_a_figure_that_is_no_json_names_its_place(self, old, figures, place):
+        before = old.read_bytes()
+        with pytest.raises(
+            ValueError, match=re.escape(f"figures must be JSON values, and numbers finite; got {place}")
+        ):
+            write_record(old, "new", figures)
+        assert old.read_bytes() == before
+
+
+def test_a_link_still_leads_to_the_file_that_is_written(tmp_path):
+    link, target = tmp_path / "link.json", tmp_path / "target.json"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_record(link, "new", {"loss": 2})
+    assert link.is_symlink()
+    assert read_record(target)["loss"] == 2

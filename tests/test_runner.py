@@ -173,73 +173,94 @@ class TestADamagedFile:
         assert calls == [0, 1, 2, 3]
 
 
-SCRIPT = """
-import sys, time
+# A process that has imported what a command needs, and forks one for each line that it reads. What the command and its
+# workers print goes to a file, since this process answers on its own output.
+FORKS = """
+import os, sys, time
 from experiments import runner
 
 def square(seed):
-    time.sleep(0.02)
+    time.sleep(0.01)
     return {"value": seed**2, "third": seed / 3}
 
-if __name__ == "__main__":
-    runner.main("experiments.x", {"a": 1}, {"square": square}, range(40))
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        output, jobs = line.split()
+        os.dup2(os.open(output + ".said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        sys.argv = ["x", "--output", output, "--jobs", jobs]
+        runner.main("experiments.x", {"a": 1}, {"square": square}, range(100))
+        break
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("ended", flush=True)
 """
 
 
-class TestAnotherProcess:
-    @pytest.fixture
-    def start(self, tmp_path, path):
-        script = tmp_path / "script.py"
-        script.write_text(SCRIPT)
-        started = []
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKS],
+        cwd=tmp_path_factory.mktemp("forks"),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        yield process
+        os.killpg(process.pid, signal.SIGKILL)  # also workers, which outlive a killed command for minutes
 
-        def start(jobs):
-            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            arguments = [sys.executable, str(script), "--output", str(path), "--jobs", str(jobs)]
-            process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-            started.append(process)
-            return process
 
-        yield start
-        for process in started:
-            process.kill()
-            process.communicate()
+class TestACommandOfItsOwnProcess:
+    @staticmethod
+    def begin(forks, path, jobs):
+        forks.stdin.write(f"{path} {jobs}\n")
+        forks.stdin.flush()
+        return int(forks.stdout.readline())
 
-    def test_killed_at_any_instant_and_started_again_writes_what_one_does_that_was_not(self, start, path, part):
+    @staticmethod
+    def kill(forks, command):
+        os.kill(command, signal.SIGKILL)
+        assert forks.stdout.readline() == "ended\n"
+
+    def test_killed_at_any_instant_and_started_again_writes_what_one_does_that_was_not(self, forks, path, part):
         rng = random.Random(0)
         finished = 0
-        for jobs in (1, 1, 1, 2):
-            process = start(jobs)
-            wait_for(lambda: part.exists() and part.read_bytes().count(b"\n") > finished + 1)  # noqa: B023
+        for jobs in (*[1] * 20, 2):
+            command = self.begin(forks, path, jobs)
+            wait_for_lines(part, 1)
             time.sleep(rng.uniform(0, 0.1))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            finished = part.read_bytes().count(b"\n") - 1
+            self.kill(forks, command)
+            before, finished = finished, part.read_bytes().count(b"\n") - 1
+            assert finished >= before
             assert not path.exists()
-        output, _ = start(1).communicate()
-        assert read_record(path)["runs"] == squares(*range(40))
-        assert f"seeds {' '.join(map(str, range(finished, 40)))}\n" in output.decode()
+        assert 0 < finished < 100
+        self.begin(forks, path, 1)
+        assert forks.stdout.readline() == "ended\n"
+        assert read_record(path)["runs"] == squares(*range(100))
+        todo = re.search("to do: 'square' with seeds (.*)", path.with_name("out.json.said").read_text()).group(1)
+        assert len(todo.split()) == 100 - finished
         assert not part.exists()
 
-    def test_on_the_same_file_is_refused_until_the_first_is_gone(self, start, command, part, capsys):
-        process = start(1)
-        wait_for(part.exists)
-        process.send_signal(signal.SIGSTOP)
+    def test_keeps_a_second_one_off_its_file_until_it_is_gone(self, forks, command, path, part, capsys):
+        first = self.begin(forks, path, 1)
+        wait_for_lines(part, 1)
+        os.kill(first, signal.SIGSTOP)
         before = part.read_bytes()
         with pytest.raises(SystemExit):
             command({"square": square})
         assert "another command is at work on" in capsys.readouterr().err
         assert part.read_bytes() == before
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        self.kill(forks, first)
         command({"square": square})
 
 
-def wait_for(condition):
+def wait_for_lines(part, count):
     limit = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.002)
+    while not part.exists() or part.read_bytes().count(b"\n") < count:
+        assert time.monotonic() < limit, "the command does not begin"
+        time.sleep(0.001)
 
 
 class TestARunThatFails:
@@ -292,13 +313,19 @@ class TestBeforeAnyWork:
         assert 'pip install "dask[distributed]"' in capsys.readouterr().err
 
 
-class TestACluster:
-    @pytest.fixture
-    def address(self):
-        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-            yield cluster.scheduler_address
+def test_a_worker_with_other_code_or_versions_is_refused():
+    outcome = runner._run(pytest.fail, ("square", 1), {**runner._CODE, "torch": "1.0"})
+    assert re.search(r"the worker has other code or versions \(torch: 1\.0 there, \S+ here\)", outcome.reason)
 
-    def test_of_which_a_worker_is_killed_gives_every_run(self, command, path, tmp_path, address):
+
+@pytest.fixture(scope="module")
+def cluster():
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        yield cluster
+
+
+class TestACluster:
+    def test_of_which_a_worker_is_killed_gives_every_run(self, command, path, tmp_path, cluster):
         grave = tmp_path / "grave"
 
         def method(seed):
@@ -307,17 +334,15 @@ class TestACluster:
                 os.kill(os.getpid(), signal.SIGKILL)
             return {"value": seed**2, "third": seed / 3}
 
+        address = cluster.scheduler_address
         command({"square": method}, "--seeds", *range(8), "--dask", address)
         assert grave.exists()
         record = read_record(path)
         assert record["runs"] == squares(*range(8))
         assert record["command"].endswith(f"--seeds 0 1 2 3 4 5 6 7 --dask {address}")
 
-    def test_names_a_run_that_no_worker_survives(self, command, part, monkeypatch, address):
-        # Dask gives up with the first worker that dies, where it would try four.
-        ...
-
-    def test_does_not_take_a_worker_with_other_code(self, command, monkeypatch, address):
-        monkeypatch.setattr(runner, "_CODE", {**runner._CODE, "torch": "1.0"})
-        with pytest.raises(RuntimeError, match=r"the worker has other code or versions \(torch: 1.0 there, \S+ here\)"):
-            command({"square": square}, "--seeds", 1, "--dask", address)
+    def test_names_a_run_that_no_worker_survives(self, command, cluster):
+        cluster.scheduler.allowed_failures = 0  # the fourth death would be like the first
+        fatal = {"fatal": lambda seed: os.kill(os.getpid(), signal.SIGKILL)}
+        with pytest.raises(RuntimeError, match=r"1 of 1 runs failed.*'fatal' with seed 5: KilledWorker"):
+            command(fatal, "--seeds", 5, "--dask", cluster.scheduler_address)
