@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from gmlvm import distributed
 from gmlvm.datasets import ImageData, Split
 from gmlvm.identity import digest
-from gmlvm.images import as_images
+from gmlvm.images import as_images, as_uint8_images
 from gmlvm.validation import check_positive_int
 
 #: Images in a batch, if there are as many and nothing else is asked for.
@@ -84,9 +85,10 @@ class TensorBatches(Batches):
     """
 
     def __init__(self, images: Tensor, batch_size: int | None = None, device: torch.device | str = "cpu") -> None:
-        self.batch_size = check_positive_int("batch_size", batch_size or min(BATCH_SIZE, len(images)), minimum=2)
+        size = min(BATCH_SIZE, len(images)) if batch_size is None else batch_size
+        self.batch_size = check_positive_int("batch_size", size, minimum=2)
         if self.batch_size > len(images):
-            raise ValueError(f"batch_size must be at most the {len(images)} training images, got {batch_size}")
+            raise ValueError(f"batch_size must be at most the {len(images)} training images, got {self.batch_size}")
         self._given = images
         self.images = images.to(device)
 
@@ -107,6 +109,7 @@ class LoaderBatches(Batches):
     An iterable that can be begun again is, whenever it comes to its end; another ends the training. Labels and whatever
     else comes after the images are left aside. A run that is taken up again reads past the batches of the epoch that it
     has seen, which is exact if the iterable draws its randomness from torch's global generator or the loader's own.
+    Several processes each read all of it, and use their rows.
 
     Args:
         loader: Gives images (B, C, H, W), ``uint8`` or floating point in [0, 1], or tuples that begin with them.
@@ -114,6 +117,7 @@ class LoaderBatches(Batches):
 
     Raises:
         TypeError: If what comes is not images.
+        ValueError: If it is fewer than two, or processes cannot share them evenly.
     """
 
     def __init__(self, loader: Iterable[Any], device: torch.device | str = "cpu") -> None:
@@ -129,7 +133,10 @@ class LoaderBatches(Batches):
             if self._iterator is None:
                 self._begin()
             assert self._iterator is not None
-            item = next(self._iterator, None)
+            try:
+                item = next(self._iterator, None)
+            except EOFError as error:  # of a file cut short, say
+                raise RuntimeError(f"the data failed after {self._taken} batches: {error}") from error
             if item is not None:
                 self._taken += 1
                 images = self._images(item).to(self.device, non_blocking=True)
@@ -142,7 +149,11 @@ class LoaderBatches(Batches):
     def describe(self) -> dict[str, Any]:
         """Class and length, which is all that can be known; see :class:`Batches`."""
         length = len(self.loader) if isinstance(self.loader, Sized) else None
-        return {"loader": type(self.loader).__qualname__, "batches": length, "batch_size": self.batch_size}
+        seeded = getattr(self.loader, "generator", None) is not None
+        return {
+            "loader": type(self.loader).__qualname__, "batches": length, "batch_size": self.batch_size,
+            "generator of its own": seeded,
+        }  # fmt: skip
 
     def state(self) -> dict[str, Tensor]:
         """How far into the epoch, and what its order was drawn from; see :class:`Batches`."""
@@ -150,7 +161,8 @@ class LoaderBatches(Batches):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Begin the epoch again and read past what was taken; see :class:`Batches`."""
-        if "global" not in state:  # no batch was taken yet
+        taken = int(state["taken"])
+        if taken == 0:
             return
         torch.set_rng_state(state["global"])
         own = getattr(self.loader, "generator", None)
@@ -158,9 +170,9 @@ class LoaderBatches(Batches):
             own.set_state(state["own"])
         self._begin()
         assert self._iterator is not None
-        for _ in range(int(state["taken"])):
-            next(self._iterator)
-            self._taken += 1
+        self._taken = sum(1 for _ in islice(self._iterator, taken))
+        if self._taken < taken:
+            raise ValueError(f"the data must hold the {taken} batches that were taken already, got {self._taken}")
 
     def _begin(self) -> None:
         own = getattr(self.loader, "generator", None)
@@ -169,13 +181,18 @@ class LoaderBatches(Batches):
 
     @staticmethod
     def _images(item: Any) -> Tensor:
-        first = item[0] if isinstance(item, (tuple, list)) else item
+        first = item[0] if isinstance(item, (tuple, list)) and item else item
         if not isinstance(first, (Tensor, np.ndarray)):
             raise TypeError(
                 f"a loader must give images, or tuples that begin with images, got {type(first).__name__}; "
                 "wrap it in a generator that picks them out"
             )
-        return first if isinstance(first, Tensor) else as_images("what the loader gives", first)
+        images = first if isinstance(first, Tensor) else as_images("what the loader gives", first)
+        if len(images) < 2:
+            raise ValueError(
+                "a batch must hold at least 2 images, got 1; does the loader leave out an incomplete last one?"
+            )
+        return images
 
 
 def as_batches(data: Any, batch_size: int | None, device: torch.device) -> Batches:
@@ -196,10 +213,7 @@ def as_batches(data: Any, batch_size: int | None, device: torch.device) -> Batch
     if isinstance(data, Split):
         return TensorBatches(data.images, batch_size, device)
     if isinstance(data, (Tensor, np.ndarray, list, tuple)):
-        images = as_images("data", data)
-        if images.is_floating_point():
-            images = (images * 255).round().to(torch.uint8)
-        return TensorBatches(images, batch_size, device)
+        return TensorBatches(as_uint8_images("data", data), batch_size, device)
     if batch_size is not None:
         raise ValueError(f"data that come in batches have a batch size of their own, got batch_size={batch_size}")
     if isinstance(data, Batches):

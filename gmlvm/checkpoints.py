@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from gmlvm import storage
-from gmlvm.identity import differences
+from gmlvm.identity import differences, shapes
+
+# What JSON holds as it is.
+_PLAIN = (bool, int, float, str)
+# What the header of a checkpoint holds, and of which type.
+_HEADER: dict[str, Any] = {
+    "settings": dict, "steps": (int, type(None)), "done": int, "names": list, "seconds": (int, float),
+    "optimizer": dict, "stopped": str, "shapes": dict,
+}  # fmt: skip
 
 
 @contextmanager
@@ -54,24 +63,23 @@ def pack(module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str,
     """
     tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
     plain: dict[str, Any] = {}
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value
-            elif value is None or isinstance(value, (bool, int, float, str)):
-                plain[f"{index}.{name}"] = value
-            else:
-                raise TypeError(
-                    f"a checkpoint cannot hold {name} of {type(optimizer).__name__}, a {type(value).__name__}; "
-                    "use another optimiser, or train without a checkpoint"
-                )
+    for name, value in _kept(optimizer):
+        if isinstance(value, Tensor):
+            tensors[f"optimizer.{name}"] = value
+        elif value is None or isinstance(value, _PLAIN):
+            plain[name] = value
+        else:
+            raise TypeError(
+                f"a checkpoint cannot hold {name} of {type(optimizer).__name__}, a {type(value).__name__}; "
+                "use another optimiser, or train without a checkpoint"
+            )
     return tensors, plain
 
 
 def unpack(
     tensors: Mapping[str, Tensor], plain: Mapping[str, Any], module: nn.Module, optimizer: torch.optim.Optimizer
-) -> Callable[[], None]:
-    """Check a saved state against what it is for.
+) -> None:
+    """Bring a module and its optimiser to a saved state.
 
     Args:
         tensors: What :func:`pack` gave, and any others.
@@ -79,42 +87,87 @@ def unpack(
         module: What is trained, in any state.
         optimizer: Its optimiser.
 
-    Returns:
-        A function that brings both to that state. Nothing is changed before it is called.
-
     Raises:
         ValueError: If a name or shape does not fit.
     """
     weights = under("module.", tensors)
-    shapes, wanted = ({name: str(tuple(t.shape)) for name, t in ts.items()} for ts in (weights, module.state_dict()))
-    if unlike := differences(shapes, wanted):
+    if unlike := differences(shapes(weights), shapes(module.state_dict())):
         raise ValueError(f"its weights do not fit ({unlike})")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
+    groups = optimizer.state_dict()["param_groups"]
     for name, value in {**under("optimizer.", tensors), **plain}.items():
-        index, _, key = name.partition(".")
-        if not index.isdecimal() or int(index) >= len(parameters):
-            raise ValueError(f"it holds a state of parameter {index}, and there are {len(parameters)}")
-        if isinstance(value, Tensor) and value.ndim:
-            parameter = parameters[int(index)]
-            if value.shape == parameter.shape:
-                # In the layout of its parameter, which files do not keep and a fused optimiser takes for granted.
-                value = torch.empty_like(parameter, device="cpu", dtype=value.dtype).copy_(value)
-            elif key in _MOMENTS:
-                raise ValueError(
-                    f"{key} of parameter {index} must have shape {tuple(parameter.shape)}, got {value.shape}"
-                )
+        kind, _, place = name.partition(".")
+        index, _, key = place.partition(".")
+        places = {"state": parameters, "group": groups}.get(kind, [])
+        if not index.isdecimal() or int(index) >= len(places):
+            raise ValueError(f"its optimiser holds {name}, and there are {len(places)} to which that could belong")
+        if kind == "group":
+            groups[int(index)][key] = value
+            continue
+        parameter = parameters[int(index)]
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            # In the layout of its parameter, which files do not keep and a fused optimiser takes for granted.
+            value = torch.empty_like(parameter, device="cpu", dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[key] = value
+    module.load_state_dict(weights)
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
-    def apply() -> None:
+
+def _kept(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Any]]:
+    """What an optimiser keeps from step to step, by name."""
+    for index, state in optimizer.state_dict()["state"].items():
+        if not isinstance(index, int):
+            raise TypeError(
+                f"a checkpoint cannot hold {index} of {type(optimizer).__name__}, which belongs to no parameter"
+            )
+        yield from ((f"state.{index}.{name}", value) for name, value in state.items())
+    # Some keep numbers with the settings of their groups; the learning rate is set anew at each step.
+    for index, group in enumerate(optimizer.param_groups):
+        for name, value in group.items():
+            if name != "lr" and isinstance(value, _PLAIN):
+                yield f"group.{index}.{name}", value
+
+
+@contextmanager
+def unchanged_on_failure(module: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Bring a module and its optimiser back to where they were, if what is done inside fails.
+
+    Args:
+        module: What is trained.
+        optimizer: Its optimiser.
+    """
+    weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    state = deepcopy(optimizer.state_dict())
+    try:
+        yield
+    except BaseException:
         module.load_state_dict(weights)
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        optimizer.load_state_dict(state)
+        raise
 
-    return apply
 
+def check_complete(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Check that a checkpoint holds all that its header names, whatever its digest says.
 
-# What torch's optimisers keep in the shape of the parameter.
-_MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "acc_delta")
+    Args:
+        header: The header, of which ``shapes`` names the tensors.
+        tensors: The tensors.
+
+    Raises:
+        ValueError: If something is missing, of another type or of another shape.
+    """
+    for name, kinds in _HEADER.items():
+        if not isinstance(header.get(name), kinds):
+            raise ValueError(f"its {name} is {header.get(name)!r}")
+    if unlike := differences(header["shapes"], shapes(tensors)):
+        raise ValueError(f"it is not complete ({unlike})")
+    steps, done, names = header["steps"], header["done"], header["names"]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"its names are {names!r}")
+    for name, shape in {"record": (done, len(names)), "plan": (steps or 0,)}.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f"its {name} has shape {tuple(tensors[name].shape)}, not {shape}")
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

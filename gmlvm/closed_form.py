@@ -69,7 +69,7 @@ def data_data(
         return (weight[first] * other_weight[second] * values).sum()
 
     partners = (len(codes.weight) if on == "codes" else batch) / 2  # of each code, on average
-    total = sum_in_pieces(part, codes, codes, values=_NODES * codes.loc.numel() * partners)
+    total = sum_in_pieces(part, codes, codes, held=_NODES * codes.loc.numel() * partners)
     return 2 * total / (batch * (batch - 1))
 
 
@@ -180,21 +180,16 @@ def _kernel_sum(
     nodes: int = _NODES,
 ) -> Tensor:
     """Sum over N Gaussians and the prior's components of both weights and the expected kernel."""
-    if on == "pairs":  # each with its own component alone
-
-        def part(rows: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-            weight, loc, variance, prior_weight, prior_loc, prior_variance = rows
-            values = kernel.expected(loc - prior_loc, variance + prior_variance, nodes)
-            return (weight * prior_weight * values).sum()
-
-        own = (prior.probs[component], prior.loc[component], prior.scale[component].square())
-        return sum_in_pieces(part, (weight, loc, variance, *own), (), values=nodes * loc.numel())
 
     def part(rows: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-        (weight, loc, variance), (prior_weight, prior_loc, prior_variance) = rows, others
+        (weight, loc, variance, component), (prior_weight, prior_loc, prior_variance) = rows, others
+        if on == "pairs":  # each with its own component alone
+            values = kernel.expected(loc - prior_loc[component], variance + prior_variance[component], nodes)  # (N,)
+            return (weight * prior_weight[component] * values).sum()
         difference = loc.unsqueeze(1) - prior_loc  # (N, K, D)
         values = kernel.expected(difference, variance.unsqueeze(1) + prior_variance, nodes)  # (N, K)
         return weight @ values @ prior_weight
 
-    whole = (prior.probs, prior.loc, prior.scale.square())
-    return sum_in_pieces(part, (weight, loc, variance), whole, values=nodes * loc.numel() * prior.num_components)
+    partners = prior.num_components if on == "codes" else 1
+    rows, others = (weight, loc, variance, component), (prior.probs, prior.loc, prior.scale.square())
+    return sum_in_pieces(part, rows, others, held=nodes * loc.numel() * partners)

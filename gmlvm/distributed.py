@@ -28,9 +28,14 @@ def own_rows(count: int) -> slice:
     """Rows of a whole batch that this process holds.
 
     Args:
-        count: Images of the whole batch, a multiple of the number of processes.
+        count: Images of the whole batch.
+
+    Raises:
+        ValueError: If the processes cannot share them evenly.
     """
-    share = count // world_size()
+    share, rest = divmod(count, world_size())
+    if rest:
+        raise ValueError(f"{world_size()} processes must share a batch evenly, got {count} images")
     return slice(rank() * share, (rank() + 1) * share)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -155,7 +156,6 @@ class MMD(Divergence):
         values = torch.cat([prior.logits, prior.loc.flatten(), prior.scale.flatten()])
         known = self._known
         if known is None or known[1] != kernel or not torch.equal(known[0], values):
-            exact = GaussianMixturePrior(prior.loc.double(), prior.scale.double(), prior.logits.double())
-            constant = closed_form.prior_prior(exact, kernel, self.on, _CONSTANT_NODES)
+            constant = closed_form.prior_prior(deepcopy(prior).double(), kernel, self.on, _CONSTANT_NODES)
             known = self._known = (values, kernel, constant.to(values))
         return known[2]

@@ -136,7 +136,7 @@ def describe(value: Any) -> str:
             everything else by its class.
 
     Example:
-        >>> describe([1, 2.0, torch.relu])
+        >>> describe([1, 2.0, nn.functional.relu])
         '[1, 2.0, relu]'
     """
     if value is None or isinstance(

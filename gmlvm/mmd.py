@@ -173,4 +173,4 @@ def _kernel_sum(
         values = kernel(squared_distance) * factor(image_a.unsqueeze(2), image_b.unsqueeze(1))
         return (weight_a.unsqueeze(1) @ values @ weight_b.unsqueeze(2)).sum()
 
-    return sum_in_pieces(part, a, b, values=a.weight.numel() * b.weight.shape[1], dim=1)
+    return sum_in_pieces(part, a, b, held=a.weight.numel() * b.weight.shape[1], dim=1)

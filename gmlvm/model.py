@@ -508,8 +508,8 @@ class GMLVM(nn.Module):
             path: The file.
             into: A model to take the weights, for networks or a prior of one's own; built anew if left out. It is left
                 as it was if the file doesn't fit.
-            strict: Whether its parts must be of the classes and settings of those that were saved, as well as its
-                weights of their names and shapes.
+            strict: Whether the parts of ``into`` must be of the classes and settings of those that were saved, as well
+                as its weights of their names and shapes.
 
         Returns:
             The model in evaluation mode, on the CPU; or ``into``, where it is.
@@ -527,11 +527,14 @@ class GMLVM(nn.Module):
             {name: str(tuple(tensor.shape)) for name, tensor in state.items()}
             for state in (tensors, model.state_dict())
         )
-        unlike = differences(shapes, wanted)
-        if strict and not unlike and "structure" in header:  # which files of version 0.1 don't have
-            unlike = _differ(header["structure"], structure(model))
-        if unlike:
+        if unlike := differences(shapes, wanted):
             raise ValueError(f"{path} does not fit the model to load into ({unlike})")
+        # What is built here is as it was by its sizes, though another version of torch may describe it in other words.
+        saved = header.get("structure") if into is not None and strict else None
+        if isinstance(saved, dict) and (unlike := _differ(saved, structure(model))):  # version 0.1 wrote none
+            raise ValueError(
+                f"{path} does not fit the model to load into ({unlike}); strict=False loads its weights all the same"
+            )
         _check_weights(tensors)
         model.load_state_dict(tensors)
         return model.eval()
@@ -566,9 +569,7 @@ class GMLVM(nn.Module):
     def _codes(self, z: Tensor | ArrayLike) -> Tensor:
         """Codes in the model's dtype and on its device."""
         if not isinstance(z, Tensor):
-            z = torch.from_numpy(
-                np.array(z, np.float64, order="C")
-            )  # a copy: torch has no reversed or read-only arrays
+            z = torch.from_numpy(np.array(z, np.float64, order="C"))  # a copy, since torch has no reversed arrays
         return z.to(self.device, self.prior.loc.dtype)
 
     def _try_networks(self) -> None:
@@ -595,14 +596,12 @@ class GMLVM(nn.Module):
             check_finite("what decoder gives", images)
             # Logits may lie between 0 and 1, but not those of codes far out as well, unless they are constant.
             if _in_unit_interval(images):
-                far = self.decoder(_FAR * z)
+                far = _tried("decoder", self.decoder, _FAR * z)
                 if _in_unit_interval(far) and not torch.equal(images, far):
-                    raise ValueError(
-                        "decoder must give logits, got values between 0 and 1 alone: leave out the sigmoid"
-                    )
+                    raise ValueError("decoder must give logits, got values in [0, 1] alone: leave out the sigmoid")
 
     def _randomness_kept(self) -> AbstractContextManager[None]:
-        """Leaves global generators as they were, unless a lazy layer draws its weights, which are to differ each time."""
+        """Global generators as they were afterwards, unless a lazy layer draws its weights from them."""
         if any(map(is_lazy, self.parameters())):
             return nullcontext()
         return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])

@@ -2,7 +2,7 @@ r"""Both posteriors of a batch of images, :math:`q_D(k|x)` and :math:`q_C(z|k,x)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ class Posterior:
         logits: Unnormalised log probabilities of q_D(k|x), shape (B, K).
         loc: Means of q_C(z|k,x), shape (B, K, D).
         scale: Standard deviations of q_C(z|k,x), shape (B, K, D), positive.
+        log_probs: Normalised log q_D(k|x), nats, shape (B, K); computed from ``logits``.
 
     Source: Gaujac, Feige and Barber (2018), section 2; chapter "Training the GM-WAE".
     """
@@ -25,11 +26,11 @@ class Posterior:
     logits: Tensor
     loc: Tensor
     scale: Tensor
+    log_probs: Tensor = field(init=False, repr=False)
 
-    @property
-    def log_probs(self) -> Tensor:
-        """Normalised log q_D(k|x), nats, shape (B, K); computed anew at each use."""
-        return self.logits.log_softmax(-1)
+    def __post_init__(self) -> None:
+        # Here and not when it is first asked for, which may be where no gradients are kept.
+        object.__setattr__(self, "log_probs", self.logits.log_softmax(-1))
 
     @property
     def probs(self) -> Tensor:

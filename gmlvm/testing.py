@@ -1,28 +1,41 @@
 """Checks that every part passes, the library's own and a reader's: run one on a part of your own before you train.
 
-Each raises an ``AssertionError`` that says what was expected, what came, and what to do. They work on copies, on the CPU
-and from fixed seeds, so that the part and torch's global generators stay as they were. What is random is compared in the
-mean, within five standard errors.
+Each raises an ``AssertionError`` that says what was expected, what came, and what to do. They work on copies, on the
+CPU and from fixed seeds: the part and the global generators stay as they were. What is random is compared in the mean,
+within five standard errors.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from gmlvm.assertions import (
+    ambient,
+    blank,
+    copied,
+    drawn,
+    gradients,
+    mean,
+    normal,
+    require,
+    same,
+    seeded,
+    state,
+    tensor,
+    trained,
+    unchanged,
+)
 from gmlvm.batches import Batch, Batches
 from gmlvm.divergences import Divergence
 from gmlvm.enumeration import Enumeration
-from gmlvm.identity import differences, digest, structure
 from gmlvm.kernels import Kernel
 from gmlvm.model import GMLVM
 from gmlvm.objectives import Objective
@@ -30,13 +43,10 @@ from gmlvm.posterior import Posterior
 from gmlvm.prior import GaussianMixturePrior, Prior
 from gmlvm.validation import check_number, check_type
 
-_Part = TypeVar("_Part")
-# Draws behind a mean of codes and of losses, and standard errors that it may be off: one in two million by chance.
-_DRAWS, _REPEATS, _ERRORS = 4000, 30, 5.0
+# Draws behind a mean: of codes, and of losses.
+_DRAWS, _REPEATS = 4000, 30
 # Components of a prior that are looked at.
 _COMPONENTS = 8
-# Half the way of a finite difference, and how far a slope may be from it, relative to both.
-_STEP, _SLOPE = 1e-6, 1e-3
 
 
 def check_prior(prior: Prior) -> None:
@@ -53,42 +63,41 @@ def check_prior(prior: Prior) -> None:
         >>> check_prior(GaussianMixturePrior.simplex(3, 2, learn="loc"))
     """
     check_type("prior", prior, Prior)
-    prior = _copy("the prior", prior).to("cpu", torch.float64)
+    prior = copied("the prior", prior).to("cpu", torch.float64)
     num_components, latent_dim = size = (prior.num_components, prior.latent_dim)
-    loc, scale = prior.loc.detach(), prior.scale.detach()
-    _tensor("logits of the prior", prior.logits, (num_components,))
-    _tensor("loc of the prior", loc, size)
-    _tensor("scale of the prior", scale, size)
-    _require(bool((scale > 0).all()), f"scales of the prior must be positive, got {scale.min():g}")
-    total = prior.probs.sum().item()
-    _require(abs(total - 1) < 1e-6, f"the prior's weights must sum to one, got {total:g}; logits must be normalised")
-    codes = _drawn("what sample_each of the prior draws", lambda g: prior.sample_each(_DRAWS, g)).detach()
-    _tensor("what sample_each of the prior draws", codes, (num_components, _DRAWS, latent_dim))
-    _tensor("component_log_prob of the prior", prior.component_log_prob(loc), (num_components, num_components))
-    wider, generator = 1 + 0.6 / latent_dim**0.5, _generator()  # not so wide that few codes have all the weight
-    with torch.no_grad():
-        kl = prior.component_kl((loc + 0.5 * scale).expand(2, *size), (0.8 * scale).expand(2, *size))[1]
-        _tensor("component_kl of the prior", kl, (num_components,))
-        for k in range(min(num_components, _COMPONENTS)):
-            of, z = f"component {k} of the prior", codes[k]
-            _mean(f"the mean of codes drawn from {of}", z, loc[k], "loc and codes() have to agree")
-            _mean(f"the variance of codes drawn from {of}", (z - loc[k]).square(), scale[k].square(), "scale is its root")
-            wide, near = Normal(loc[k], wider * scale[k]), Normal(loc[k] + 0.5 * scale[k], 0.8 * scale[k])
-            around, at = (q.mean + q.stddev * torch.randn(z.shape, generator=generator).double() for q in (wide, near))
-            log_prob = prior.component_log_prob(around)[:, k]
-            weight = (log_prob - wide.log_prob(around).sum(-1)).exp()
-            _mean(f"the density of {of}, integrated,", weight, 1.0, "look for a constant or a factor D")
-            gap = prior.component_log_prob(z)[:, k] - weight * log_prob
-            _mean(f"the log density of {of} at codes drawn from it, less what it says itself,", gap, 0.0)
-            ratio = near.log_prob(at).sum(-1) - prior.component_log_prob(at)[:, k] - kl[k]
-            _mean(f"the log ratio of a Gaussian and {of}, less component_kl,", ratio, 0.0, "it has to be the mean")
+    tensor("logits of the prior", prior.logits, (num_components,))
+    loc = tensor("loc of the prior", prior.loc, size).detach().clone()
+    scale = tensor("scale of the prior", prior.scale, size).detach().clone()
+    require(bool((scale > 0).all()), f"scales of the prior must be positive, got {scale.min():g}")
+    total = prior.logits.exp().sum().item()
+    require(abs(total - 1) < 1e-6, f"weights of the prior, exp(logits), must sum to one, got {total:g}: normalise them")
+    codes = drawn("codes of the prior", lambda generator: prior.sample_each(_DRAWS, generator)).detach()
+    tensor("codes of the prior", codes, (num_components, _DRAWS, latent_dim))
+    tensor("component_log_prob of the prior", prior.component_log_prob(loc), (num_components, num_components))
+    kl = prior.component_kl((loc + 0.5 * scale).expand(2, *size), (0.8 * scale).expand(2, *size)).detach()
+    tensor("component_kl of the prior", kl, (2, num_components))
+    generator, wider = seeded(), 1 + 0.6 / latent_dim**0.5  # not so wide that a few codes have all the weight
+    for k in range(min(num_components, _COMPONENTS)):
+        this, z = f"component {k} of the prior", codes[k]
+        mean(f"the mean of codes of {this}", z, loc[k], "loc and codes() disagree")
+        mean(f"the variance of codes of {this}", (z - loc[k]).square(), scale[k].square(), "scale and codes() disagree")
+        wide, near = Normal(loc[k], wider * scale[k]), Normal(loc[k] + 0.5 * scale[k], 0.8 * scale[k])
+        around, at = (q.mean + q.stddev * normal(generator, *z.shape) for q in (wide, near))
+        with torch.no_grad():
+            at_codes, at_around, at_near = (prior.component_log_prob(each)[:, k] for each in (z, around, at))
+        weight = (at_around - wide.log_prob(around).sum(-1)).exp()
+        mean(f"the density of {this}, integrated,", weight, 1.0, "is a constant missing, or a factor D?")
+        gap = at_codes - weight * at_around
+        mean(f"the log density of {this} over codes() less over itself", gap, 0.0, "they are two distributions")
+        ratio = near.log_prob(at).sum(-1) - at_near
+        mean(f"the KL divergence of a Gaussian from {this}", ratio, kl[1, k], "component_kl() and the density disagree")
 
     def figures() -> Tensor:
-        apart = prior.component_kl(loc + scale, 2 * scale) @ torch.arange(num_components).to(loc)
-        return apart + prior.log_prob(codes[:, :5]).sum() + prior.sample_each(2, _generator()).square().sum()
+        apart = prior.component_kl(loc + scale, 2 * scale) @ torch.arange(1, num_components + 1).to(loc)
+        return apart + prior.log_prob(codes[:, :5]).sum() + prior.sample_each(2, seeded()).square().sum()
 
-    if trained := _trained(prior):
-        _gradients("the prior's densities and draws", figures, trained, exact=True)
+    if learned := trained(prior):
+        gradients("densities and codes of the prior", figures, learned, exact=True)
 
 
 def check_kernel(kernel: Kernel | Callable[[Tensor], Tensor]) -> None:
@@ -104,29 +113,28 @@ def check_kernel(kernel: Kernel | Callable[[Tensor], Tensor]) -> None:
         >>> check_kernel(lambda squared_distance: (-squared_distance).exp())
     """
     for dtype in (torch.float64, torch.float32):
-        distances = torch.tensor([[0, 1e-9, 0.1], [1, 10, 1e6]], dtype=dtype)
-        values = kernel(distances)
-        _tensor("what a kernel gives", values, (2, 3), dtype)
-        highest = bool((values <= values[0, 0]).all() and values[0, 0] > 0)
-        _require(highest, f"a kernel must be positive and largest at distance zero, got {values.tolist()}")
-        leaf = {"squared distances, zero among them: codes can coincide": distances.requires_grad_()}
-        _gradients("a kernel", lambda d=distances: kernel(d).sum(), leaf)  # type: ignore[misc]
+        distances = torch.tensor([[0, 1e-9, 0.1], [1, 10, 1e6]], dtype=dtype).requires_grad_()
+        values = tensor("what the kernel gives", kernel(distances), (2, 3), dtype).detach()
+        highest = bool(values[0, 0] > 0 and (values <= values[0, 0]).all())
+        require(highest, f"a kernel must be positive and largest at distance zero, got {values.tolist()}")
+        leaves = {"distances of zero and more (codes can coincide, where a square root has no slope)": distances}
+        gradients("the kernel", lambda at=distances: kernel(at).sum(), leaves)  # type: ignore[misc]
     for width in (0.1, 1.0, 10.0):
         for latent_dim in (1, 2, 8):
-            points = width * torch.randn(60, latent_dim, generator=_generator(), dtype=torch.float64)
+            points = width * normal(seeded(), 60, latent_dim)
             low, high = torch.linalg.eigvalsh(kernel((points[:, None] - points).square().sum(-1))).aminmax()
-            _require(
+            require(
                 bool(low > -1e-9 * high),
                 f"a kernel must be positive definite, got the eigenvalues {low:.3g} to {high:.3g} for 60 codes of size "
-                f"{width} in {latent_dim} dimensions: the MMD would reward some codes that are not the prior's",
+                f"{width} in {latent_dim} dimensions: its MMD can be smaller for other codes than for the prior's",
             )
     if isinstance(kernel, Kernel) and kernel.has_closed_form:
-        difference, noise = torch.randn(2, _DRAWS, 5, 4, generator=_generator(), dtype=torch.float64)
-        difference, variance = difference[0], torch.linspace(0.1, 2, 20, dtype=torch.float64).view(5, 4)
-        expected = kernel.expected(difference, variance)
-        _tensor("expected() of a kernel", expected, (5,))
+        difference, noise = normal(seeded(), 5, 4), normal(seeded(1), _DRAWS, 5, 4)
+        variance = torch.linspace(0.1, 2, 20, dtype=torch.float64).view(5, 4)
+        expected = tensor("expected() of the kernel", kernel.expected(difference, variance), (5,))
         samples = kernel((difference + variance.sqrt() * noise).square().sum(-1))
-        _mean("the mean of a kernel over draws", samples, expected, "expected() says so", slack=1e-3)
+        advice = "expected() disagrees (for variances, not scales)"
+        mean("the kernel over Gaussian draws", samples, expected, advice, slack=1e-3 * values[0, 0].item())
 
 
 def check_divergence(divergence: Divergence, prior: Prior | None = None, *, exact_gradient: bool = True) -> None:
@@ -135,8 +143,8 @@ def check_divergence(divergence: Divergence, prior: Prior | None = None, *, exac
     Args:
         divergence: The divergence.
         prior: A prior that it can take; a simplex of three components in the plane if left out.
-        exact_gradient: Whether its gradient in the posterior is that of its value; not so if gradients are stopped or
-            reversed on purpose, as for a critic.
+        exact_gradient: Whether its gradient is that of its value; not so if gradients are stopped or reversed on
+            purpose, as for a critic.
 
     Raises:
         TypeError: If it is no :class:`gmlvm.Divergence`.
@@ -147,39 +155,44 @@ def check_divergence(divergence: Divergence, prior: Prior | None = None, *, exac
         >>> check_divergence(MMD("codes"))
     """
     check_type("divergence", divergence, Divergence)
-    divergence = _copy("the divergence", divergence).to("cpu", torch.float64).eval()
+    divergence = copied("the divergence", divergence).to("cpu", torch.float64).eval()
     prior = GaussianMixturePrior.simplex(3, 2) if prior is None else prior
-    prior = _copy("the prior", prior).to("cpu", torch.float64).requires_grad_(False)
+    frozen = copied("the prior", prior).to("cpu", torch.float64).requires_grad_(False)
 
-    def value(codes: dict[str, Tensor], generator: torch.Generator, rows: Tensor | slice = slice(None)) -> Tensor:
-        logits, loc, scale, noise = (tensor[rows] for tensor in codes.values())
-        return divergence(Posterior(logits, loc, scale), loc + scale * noise, prior, generator)
+    def value(
+        codes: dict[str, Tensor], seed: int | torch.Generator = 0, rows: Any = slice(None), prior: Prior = frozen
+    ) -> Tensor:
+        logits, loc, scale, noise = (each[rows] for each in codes.values())
+        generator = seeded(seed) if isinstance(seed, int) else seed
+        return tensor(
+            "a divergence", divergence(Posterior(logits, loc, scale), loc + scale * noise, prior, generator), ()
+        )
 
-    near, far, certain = _codes(prior), _codes(prior, shift=4.0), _codes(prior, sharpness=1e3)
-    alike = {name: tensor[:1].expand_as(tensor).contiguous() for name, tensor in near.items()}
-    _tensor("a divergence", _drawn("a divergence", lambda g: value(near, g)), ())
-    _tensor("a divergence of two images", value(near, _generator(), slice(2)), ())
-    order = torch.randperm(len(near["loc"]), generator=_generator())
+    near, far, certain = _codes(frozen), _codes(frozen, shift=4.0), _codes(frozen, sharpness=1e3)
+    alike = {name: each[:1].expand_as(each).clone() for name, each in near.items()}
+    drawn("a divergence", lambda generator: value(near, generator))
+    value(near, rows=slice(2))
     with torch.no_grad():
         small, large = (
-            torch.stack([value(_codes(prior, seed, shift), _generator(seed)) for seed in range(_REPEATS)]).mean()
+            sum(value(_codes(frozen, seed, shift), seed).item() for seed in range(_REPEATS)) / _REPEATS
             for shift in (0.0, 4.0)
         )
-        change = [value(near, _generator(s), order) - value(near, _generator(s)) for s in range(_REPEATS)]
-    _require(
-        bool(large > 0 and small.abs() < large / 4),
-        f"a divergence must be near zero for codes drawn from the prior, got {small:.4g} on average, and {large:.4g} for "
-        "codes that are four standard deviations off; is a sign wrong, or a part missing?",
+        order = torch.arange(len(near["loc"])).flip(0)
+        change = torch.stack([value(near, seed, order) - value(near, seed) for seed in range(_REPEATS)])
+    require(
+        abs(small) < large / 4,
+        f"a divergence must be near zero for codes drawn from the prior, got {small:.4g} on average, and {large:.4g} "
+        "for codes four standard deviations off: is a sign wrong, or a part missing?",
     )
-    _mean("the change of a divergence when images change places", torch.stack(change), 0.0, "it knows no order")
-    leaves = {name: far[name].requires_grad_() for name in ("logits", "loc")} | _trained(divergence)
-    _gradients("a divergence", lambda: value(far, _generator()), leaves, exact=exact_gradient)
-    for case, codes in {"a certain posterior": certain, "codes that coincide": alike}.items():
-        leaves = {name: codes[name].requires_grad_() for name in ("logits", "loc", "scale")}
-        _gradients(f"a divergence, for {case},", lambda c=codes: value(c, _generator()), leaves, reach=False)  # type: ignore[misc]
+    mean("the change of a divergence when images change places", change, 0.0, "images have no order")
+    leaves = {f"posterior.{name}": far[name].requires_grad_() for name in ("logits", "loc")} | trained(divergence)
+    gradients("a divergence", lambda: value(far), leaves, exact=exact_gradient)
+    for case, codes in {"of a certain posterior": certain, "of codes that coincide": alike}.items():
+        leaves = {f"posterior.{name}": codes[name].requires_grad_() for name in ("logits", "loc", "scale")}
+        gradients(f"a divergence {case}", lambda codes=codes: value(codes), leaves, reach=False)  # type: ignore[misc]
     if isinstance(prior, GaussianMixturePrior):
-        prior = GaussianMixturePrior(prior.loc, prior.scale, prior.logits, learn=("loc", "scale", "weights"))
-        _gradients("a divergence from a prior that learns", lambda: value(far, _generator()), _trained(prior))
+        learning = GaussianMixturePrior(frozen.loc, frozen.scale, frozen.logits, learn=("loc", "scale", "weights"))
+        gradients("a divergence from a prior that learns", lambda: value(far, prior=learning), trained(learning))
 
 
 def check_enumeration(rule: Enumeration, *, tolerance: float = 0.0, fixed_shape: bool = True) -> None:
@@ -188,10 +201,11 @@ def check_enumeration(rule: Enumeration, *, tolerance: float = 0.0, fixed_shape:
     Args:
         rule: The rule.
         tolerance: Bias that it may have, in units of the range of what is summed, at least 0.
-        fixed_shape: Whether the number of terms has to be the same for all values if that is asked for.
+        fixed_shape: Whether the number of terms has to be the same for all values where that is asked for.
 
     Raises:
-        TypeError: If it is no :class:`gmlvm.enumeration.Enumeration`.
+        TypeError: If it is no :class:`gmlvm.enumeration.Enumeration`, or ``tolerance`` is no number.
+        ValueError: If ``tolerance`` is negative.
         AssertionError: If it fails.
 
     Example:
@@ -200,48 +214,58 @@ def check_enumeration(rule: Enumeration, *, tolerance: float = 0.0, fixed_shape:
     """
     check_type("rule", rule, Enumeration)
     check_number("tolerance", tolerance)
-    logits = torch.randn(50, 6, generator=_generator(), dtype=torch.float64)
-    logits = logits * torch.linspace(0, 8, 50, dtype=torch.float64)[:, None]  # from uniform to nearly certain
+    logits = normal(seeded(), 50, 6) * torch.linspace(0, 8, 50).double()[:, None]  # from uniform to nearly certain
 
     def weights(logits: Tensor, generator: torch.Generator, fixed: bool = False) -> Tensor:
-        """The selection as a matrix, (B, K), once it is found to be one."""
-        image, component, weight = chosen = rule.select(logits.log_softmax(1), generator, fixed_shape=fixed)
-        _tensor("the weights that a rule selects", weight, (len(weight),))
+        chosen = rule.select(logits.log_softmax(1), generator, fixed_shape=fixed)
+        count = len(chosen.weight)
+        tensor("weight of a selection", chosen.weight, (count,))
         for name, limit in (("image", len(logits)), ("component", 6)):
-            index = _tensor(f"{name} that a rule selects", getattr(chosen, name), (len(weight),), torch.int64)
-            low, high = index.min().item(), index.max().item()
-            _require(0 <= low <= high < limit, f"{name} must lie in 0..{limit - 1}, got {low} to {high}")
-        matrix = torch.zeros_like(logits).index_put((image, component), weight, accumulate=True)
-        once = bool(((6 * image + component).bincount() <= 1).all())
-        _require(once, "a rule must not select an image's component twice; add up the weights")
-        low, high = matrix.sum(1).aminmax()
-        _require(
-            bool(low > 1 - 1e-6 and high < 1 + 1e-6),
-            f"the weights of an image must sum to one, got {low:.6g} to {high:.6g}; let its most probable component have "
+            index = tensor(f"{name} of a selection", getattr(chosen, name), (count,), torch.int64)
+            inside = bool(((index >= 0) & (index < limit)).all())
+            require(inside, f"{name} of a selection must lie in 0..{limit - 1}, got {index.min()} to {index.max()}")
+        pairs = len((6 * chosen.image + chosen.component).unique())
+        require(
+            pairs == count, f"a rule must select no pair twice, got {count} terms of {pairs} pairs: add the weights"
+        )
+        matrix = torch.zeros_like(logits).index_put((chosen.image, chosen.component), chosen.weight)  # (B, K)
+        low, high = matrix.detach().sum(1).aminmax()
+        sums_to_one = bool(low > 1 - 1e-6 and high < 1 + 1e-6)
+        require(
+            sums_to_one,
+            f"weights of an image must sum to one, got {low:.6g} to {high:.6g}: let its most probable component have "
             "what the others leave",
         )
         return matrix
 
-    _drawn("what a rule selects", lambda g: weights(logits, g))
-    counts = [int(rule.select(l.log_softmax(1), _generator(), fixed_shape=True).weight.shape[0]) for l in (logits, 0 * logits, 50 * logits)]
-    _require(
-        not fixed_shape or len(set(counts)) == 1,
-        f"with fixed_shape=True the number of terms must not depend on values, got {counts}; fill up with terms of "
+    drawn("the selection of a rule", lambda generator: weights(logits, generator))
+    weights(logits, seeded(), fixed=True)
+    counts = [
+        len(rule.select(each.log_softmax(1), seeded(), fixed_shape=True).weight)
+        for each in (logits, 0 * logits, 50 * logits)
+    ]
+    require(
+        len(set(counts)) == 1 or not fixed_shape,
+        f"with fixed_shape=True the number of terms must not depend on values, got {counts}: fill up with terms of "
         "weight zero, or check with fixed_shape=False",
     )
-    weights(logits, _generator(), True)
-    values = torch.linspace(-0.5, 0.5, 6, dtype=torch.float64)  # a range of one
+    values = torch.linspace(-0.5, 0.5, 6, dtype=torch.float64)  # with a range of one
     for row in logits[[2, 20, 40]]:
-        leaf = row.expand(_DRAWS, -1).clone().requires_grad_()
-        sums = weights(leaf, _generator()) @ values
-        probs = row.softmax(0)
-        _mean("the sum over k that a rule estimates", sums.detach(), probs @ values, slack=tolerance)
+        leaf, probs = row.expand(_DRAWS, -1).clone().requires_grad_(), row.softmax(0)
+        sums, exact = weights(leaf, seeded()) @ values, probs * (values - probs @ values)
         (gradient,) = torch.autograd.grad(sums.sum(), leaf)
-        exact, advice = probs * (values - probs @ values), "terms that are drawn need a score function"
-        _mean("the gradient of the sum over k that a rule estimates", gradient, exact, advice, 2 * tolerance)
-    certain = torch.tensor([[100.0, 0, -100, -300, -300, -300]], dtype=torch.float64, requires_grad=True)
-    leaves = {"logits of a certain posterior": certain}
-    _gradients("the sum over k", lambda: (weights(certain, _generator()) @ values).sum(), leaves, reach=False)
+        mean(
+            "the sum over k by a rule",
+            sums.detach(),
+            probs @ values,
+            "it is biased; a tolerance can be given",
+            tolerance,
+        )
+        advice = "it is biased: weights need q_D's gradient, and those of drawn terms a score function"
+        mean("the gradient of the sum over k by a rule", gradient, exact, advice, 2 * tolerance)
+    leaf = torch.tensor([[100.0, 0, -100, -300, -300, -300]], dtype=torch.float64).requires_grad_()
+    certain = {"logits of a certain posterior": leaf}
+    gradients("the sum over k by a rule", lambda: (weights(leaf, seeded()) @ values).sum(), certain, reach=False)
 
 
 def check_objective(objective: Objective, model: GMLVM | None = None, *, exact_gradient: bool = True) -> None:
@@ -262,56 +286,51 @@ def check_objective(objective: Objective, model: GMLVM | None = None, *, exact_g
         >>> check_objective(VAE(beta=2.0))
     """
     check_type("objective", objective, Objective)
-    small = GMLVM.for_images((1, 6, 5), 3, 2, hidden_dim=8, component_hidden_dim=4)
-    objective = _copy("the objective", objective).cpu()
-    model = _copy("the model", small if model is None else model).cpu()
-    grey = torch.randint(256, (8, *model.image_shape), generator=_generator(), dtype=torch.uint8)
+    if model is None:
+        model = GMLVM.for_images((1, 6, 5), 3, 2, hidden_dim=8, component_hidden_dim=4)
+    model, own = copied("the model", model).cpu().train(), copied("the objective", objective).cpu().train()
+    grey = torch.randint(256, (8, *model.image_shape), generator=seeded(), dtype=torch.uint8)
 
-    def loss(generator: torch.Generator, images: Tensor = grey, by: Objective = objective, order: slice | Tensor = slice(None)) -> Tensor:
-        terms: Any = by(model, Batch(images[order], torch.arange(8)[order]), generator)
-        named = terms._asdict() if hasattr(terms, "_asdict") else terms
-        _require(
-            isinstance(named, Mapping) and next(iter(named), None) == "loss",
-            "an objective must give a named tuple or a mapping of terms, loss first, got "
-            + (f"{list(named)}" if isinstance(named, Mapping) else type(terms).__name__),
-        )
-        for name, term in named.items():
-            _tensor(f"the term {name}", term, (), term.dtype)
-        return _tensor("the loss", named["loss"], (), model.prior.loc.dtype)
+    def loss(
+        seed: int | torch.Generator = 0, images: Tensor = grey, rows: Any = slice(None), by: Objective = own
+    ) -> Tensor:
+        generator = seeded(seed) if isinstance(seed, int) else seed
+        terms: Any = by(model, Batch(images[rows], torch.arange(8)[rows]), generator)
+        terms = terms._asdict() if hasattr(terms, "_asdict") else terms
+        names = list(terms) if isinstance(terms, Mapping) else [type(terms).__name__]
+        require(names[0] == "loss", f"terms must be a named tuple or a mapping, with loss first, got {names}")
+        for name, term in terms.items():
+            tensor(f"the term {name}", term, (), None)
+        return tensor("the loss", terms["loss"], (), model.prior.loc.dtype)
 
-    before = _state(model.train())
-    with _ambient():
-        loss(_generator(), by=objective.train())
-    _require(
-        _state(model) == before,
-        f"an objective must leave the model as it was ({differences(before, _state(model))})",
-    )
-    objective.double().eval(), model.double().eval()
-    value = _drawn("the loss", loss)
-    loss(_generator(), order=slice(2))
-    _same("the loss of images / 255 in floating point", loss(_generator(), grey.double() / 255), value)
-    twin = _copy("the objective", objective)
+    before = state(model)
+    with ambient():
+        loss()
+    unchanged("an objective", model, before)
+    model.double().eval(), own.double().eval()
+    value = drawn("the loss", loss)
+    loss(rows=slice(2))
+    same("the loss of images / 255 in floating point", loss(images=grey.double() / 255), value)
+    twin = blank("the objective", own)
+    twin.load_state_dict(own.state_dict())
+    same("the loss by a copy that was given the objective's state", loss(by=twin), value)
     with torch.no_grad():
-        for parameter in twin.parameters():
-            parameter.fill_(0.5)
-    twin.load_state_dict(objective.state_dict())
-    _same("the loss by a copy that was given the objective's state", loss(_generator(), by=twin), value)
-    order = torch.arange(8).flip(0)
-    with torch.no_grad():
-        change = [loss(_generator(s), order=order) - loss(_generator(s)) for s in range(_REPEATS)]
-    _mean("the change of the loss when images change places", torch.stack(change), 0.0, "it knows no order")
-    _gradients("the loss", lambda: loss(_generator()), _trained(model), reach=False)
-    own, discrete = _trained(objective), {id(parameter) for parameter in model.discrete_encoder.parameters()}
-    if own:
-        _gradients("the loss", lambda: loss(_generator()), own)
-    if exact_gradient:  # but for the discrete encoder, whose terms can be drawn, and the prior, in whose units others are
-        networks = nn.ModuleList([model.continuous_encoder, model.decoder])
-        leaves = own | {name: leaf for name, leaf in _trained(networks).items() if id(leaf) not in discrete}
-        _gradients("the loss", lambda: loss(_generator()), leaves, reach=False, exact=True)
+        change = [loss(seed, rows=torch.arange(8).flip(0)) - loss(seed) for seed in range(_REPEATS)]
+    mean("the change of the loss when images change places", torch.stack(change), 0.0, "images have no order")
+    gradients("the loss", loss, trained(model), reach=False)
+    if leaves := trained(own):
+        gradients("the loss", loss, leaves)
+    if (
+        exact_gradient
+    ):  # not in the discrete encoder, from which terms can be drawn, nor in the prior, whose units are used
+        drawn_from = {id(parameter) for parameter in model.discrete_encoder.parameters()}
+        networks = nn.ModuleDict({"continuous_encoder": model.continuous_encoder, "decoder": model.decoder})
+        leaves |= {name: leaf for name, leaf in trained(networks).items() if id(leaf) not in drawn_from}
+        gradients("the loss", loss, leaves, reach=False, exact=True)
 
 
 def check_model(model: GMLVM) -> None:
-    """Check that a model's networks fit together, see each image by itself, and come back from a file bit for bit.
+    """Check that a model's networks see each image by itself, learn, and come back from a file bit for bit.
 
     Args:
         model: The model.
@@ -324,22 +343,102 @@ def check_model(model: GMLVM) -> None:
         >>> check_model(GMLVM.for_images((1, 6, 5), 3, 2, hidden_dim=8))
     """
     check_type("model", model, GMLVM)
-    model = _copy("the model", model).cpu()
-    num_components, latent_dim, dtype = model.num_components, model.latent_dim, model.prior.loc.dtype
-    x = torch.randint(256, (5, *model.image_shape), generator=_generator(), dtype=torch.uint8)
-    before = _state(model.train())
-    uses = {"predict_proba": model.predict_proba, "transform": model.transform, "reconstruct": model.reconstruct}
-    many = {name: torch.as_tensor(_drawn(name, lambda g, use=use: torch.as_tensor(use(x)))) for name, use in uses.items()}
-    _require(_state(model) == before, f"a model must be left as it was ({differences(before, _state(model))})")
-    model.eval()
-    for name, use in uses.items():
+    model = copied("the model", model).cpu().train()
+    before, size, dtype = state(model), (5, model.num_components), model.prior.loc.dtype
+    x = torch.randint(256, (5, *model.image_shape), generator=seeded(), dtype=torch.uint8)
+    for use in (model.predict_proba, model.transform, model.reconstruct):
+        together = drawn(f"what {use.__name__} gives", lambda _, use=use: torch.as_tensor(use(x)))  # type: ignore[misc]
         alone = torch.cat([torch.as_tensor(use(image)) for image in x.split(1)])
-        _same(f"{name} of each image by itself", alone, many[name], "in evaluation mode no image must see the others")
-    _same("predict", torch.as_tensor(model.predict(x.numpy())), many["predict_proba"].argmax(1))
-    posterior = model.posterior(x)
-    logits = _tensor("posterior logits", posterior.logits, (5, num_components), dtype)
-    loc = _tensor("posterior loc", posterior.loc, (5, num_components, latent_dim), dtype)
-    _tensor("posterior scale", posterior.scale, loc.shape, dtype)
-    images = _tensor("decoder logits", model.decoder_logits(loc), (5, num_components, *model.image_shape), dtype)
-    for name, output, part in (("logits", logits, model.discrete_encoder), ("loc", loc, model.continuous_encoder), ("decoder logits", images, model.decoder)):
-    ...
+        advice = "in evaluation mode no image may see the others"
+        same(f"what {use.__name__} gives for each image alone", alone, together, advice)
+    drawn("what sample gives", lambda generator: model.sample(3, generator=generator))
+    unchanged("looking at a model", model, before)
+    model.eval()
+    codes = model.posterior(x).loc.detach().requires_grad_()
+    outputs: dict[str, tuple[Callable[[], Tensor], tuple[int, ...]]] = {
+        "discrete_encoder": (lambda: model.posterior(x).logits, size),
+        "continuous_encoder": (lambda: model.posterior(x).loc + model.posterior(x).scale, (*size, model.latent_dim)),
+        "decoder": (lambda: model.decoder_logits(codes), (*size, *model.image_shape)),
+    }
+    for name, (output, shape) in outputs.items():
+        tensor(f"what {name} gives", output(), shape, dtype)
+        if leaves := trained(getattr(model, name)) | ({"the codes": codes} if name == "decoder" else {}):
+            gradients(f"what {name} gives", lambda output=output: output().square().sum(), leaves)  # type: ignore[misc]
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "model")
+        model.save(path)
+        read = [GMLVM.load(path, into=blank("the model", model)), *([GMLVM.load(path)] if model.can_be_rebuilt else [])]
+    for other in read:
+        for name, weight in model.state_dict().items():
+            same(f"{name}, read from a file,", other.state_dict()[name], weight, exact=True)
+        same("an image by a model read from a file", other.reconstruct(x), model.reconstruct(x), exact=True)
+
+
+def check_batches(batches: Batches) -> None:
+    """Check that a source gives batches of images, and goes on from where it was when its state was taken.
+
+    Args:
+        batches: The source before its first batch; it is copied. One that ends before eight batches is tried as far
+            as it goes.
+
+    Raises:
+        TypeError: If it is no :class:`gmlvm.batches.Batches`.
+        AssertionError: If it fails.
+
+    Example:
+        >>> from gmlvm.batches import TensorBatches
+        >>> check_batches(TensorBatches(torch.zeros(10, 1, 6, 5, dtype=torch.uint8), batch_size=4))
+    """
+    check_type("batches", batches, Batches)
+    source, later, generator = copied("the source", batches), copied("the source", batches), seeded()
+    with ambient():
+        source.restore(source.state())  # of one that has given nothing yet
+        described = json.dumps(source.describe())
+        _draw(source, generator, 3)
+        kept = {name: each.clone() for name, each in source.state().items()}
+        of_generators = generator.get_state(), torch.get_rng_state()
+        expected = _draw(source, generator, 5)
+        torch.default_generator.manual_seed(1)  # as another process finds it
+        later.restore(kept)
+        generator.set_state(of_generators[0])
+        torch.set_rng_state(of_generators[1])
+        got = _draw(later, generator, 5)
+    require(
+        len(got) == len(expected) and all(map(torch.equal, got, expected)),
+        "a source that is given its state, with the generators as they were, must go on with the same batches, got "
+        "others: let state() hold all that decides the next batch, and draw from the generator that is given",
+    )
+    for each in (source, later):
+        again = json.dumps(each.describe())
+        require(again == described, f"describe() must say the same of the same source, got {described} and {again}")
+
+
+def _codes(
+    prior: Prior, seed: int = 0, shift: float = 0.0, sharpness: float = 0.5, batch: int = 40
+) -> dict[str, Tensor]:
+    """A posterior, and noise to draw from it, whose codes are about the prior's, or ``shift`` scales off."""
+    generator, size = seeded(seed), (batch, prior.num_components, prior.latent_dim)
+    logits = prior.logits + sharpness * normal(generator, *size[:2])
+    loc = prior.codes(normal(generator, *size), torch.arange(size[1]).expand(size[:2])) + shift * prior.scale
+    scale = (0.1 * prior.scale).expand(size).clone()
+    return {"logits": logits, "loc": loc, "scale": scale, "noise": normal(generator, *size)}
+
+
+def _draw(source: Batches, generator: torch.Generator, count: int) -> list[Tensor]:
+    """The images of the next batches, as many as there are, if they are what a batch holds."""
+    images: list[Tensor] = []
+    while len(images) < count:
+        try:
+            batch = source.draw(generator)
+        except EOFError:
+            break
+        if not isinstance(batch, Batch):
+            raise AssertionError(f"a source must give a Batch(images, indices), got {type(batch).__name__}")
+        require(batch.images.ndim == 4, f"images must have shape (B, C, H, W), got {tuple(batch.images.shape)}")
+        low, high, dtype = batch.images.min().item(), batch.images.max().item(), batch.images.dtype
+        fine = dtype == torch.uint8 or (dtype.is_floating_point and 0 <= low <= high <= 1)
+        require(fine, f"images must be uint8 or floating point in [0, 1], got {dtype} from {low:g} to {high:g}")
+        if batch.indices is not None:
+            tensor("indices of a batch", batch.indices, (len(batch.images),), torch.int64)
+        images.append(batch.images)
+    return images

@@ -26,8 +26,8 @@ from tqdm.auto import tqdm
 
 from gmlvm import distributed, storage
 from gmlvm.batches import Batch, Batches, TensorBatches, as_batches
-from gmlvm.checkpoints import owned, pack, under, unpack
-from gmlvm.identity import describe, differences, digest, structure
+from gmlvm.checkpoints import check_complete, owned, pack, unchanged_on_failure, under, unpack
+from gmlvm.identity import describe, differences, digest, shapes, structure
 from gmlvm.model import GMLVM
 from gmlvm.objectives import Objective, Terms
 from gmlvm.validation import (
@@ -50,6 +50,8 @@ _START_IMAGES = 5000
 # rounding on another machine, no change of anything.
 _SAME = 1e-3
 
+# Buffers whose first values are settings, as weights are not: constants that the reader has chosen.
+_SETTING_BUFFERS = ("model.prior.", "objective.")
 # Why a run ended that goes on when it is called again.
 _INTERRUPTED = "interrupted"
 
@@ -137,17 +139,20 @@ class Run:
         learning_rate: Adam's, positive; 1e-3 if left out.
         schedule: Factor on the learning rate as a function of the share of steps done, such as :func:`cosine`.
         clip_norm: Largest norm of the gradient, positive; unlimited if left out.
-        accumulate: Batches whose gradients make a step, at least 1. What compares codes of a batch with one another, as
-            the MMD does, compares those within each of them.
+        accumulate: Batches whose mean gradient makes a step, at least 1. What compares codes of a batch with one
+            another, as the MMD does, compares those within each of them.
         matched_start: Fit the continuous encoder to the prior before the first step; see :meth:`GMLVM.match_prior`.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` or a ``torch.device``.
-        devices: Processes to train with, each on a device of its own.
-        strategy: How they are started: Fabric's name, such as ``"ddp"``.
+        devices: Processes to train with, each on a device of its own. They share each batch evenly; all calls are made
+            by all of them. With batch norms each takes the means of its own rows.
+        strategy: How they are started: Fabric's name, such as ``"ddp"``; ``"ddp_find_unused_parameters_true"`` if not
+            every parameter takes part in every step.
         precision: ``"32-true"``, or ``"bf16-mixed"`` for bfloat16 where it is safe.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If one is out of range, the images do not fit the model, or there is nothing to train.
+        ValueError: If one is out of range, the images do not fit the model, there is nothing to train, or the
+            optimiser needs the loss more than once in a step.
         RuntimeError: If the device is not there; Fabric's own.
 
     Source: chapter "Training the GM-WAE".
@@ -158,6 +163,7 @@ class Run:
         stopped: Why the run is to end, or empty.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         model: GMLVM,
@@ -185,37 +191,43 @@ class Run:
         self.steps = None if steps is None else check_positive_int("steps", steps)
         self.accumulate = check_positive_int("accumulate", accumulate)
         self.clip_norm = None if clip_norm is None else check_number("clip_norm", clip_norm, exclusive=True)
-        check_seed("seed", seed)
+        seed = check_seed("seed", seed)
         check_choice("precision", precision, _PRECISIONS)
         self._plan = _factors(schedule, self.steps)
         make_optimizer = _optimizer(optimizer, learning_rate)
         fabric = _fabric(device, devices, strategy, precision)
         batches = as_batches(data, batch_size, fabric.device)
-        _check_fits(batches, self.model)
-        trained = [p for p in nn.ModuleList([self.model, objective]).parameters() if p.requires_grad]
-        if not trained:
+        _check_fits(batches, self.model, devices)
+        self._module = _Loss(self.model, objective)
+        self._trained = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
+        if not self._trained:
             raise ValueError("there is nothing to train: every parameter of the model is frozen")
 
         fabric.launch()
+        if fabric.world_size != distributed.world_size():
+            raise ValueError(
+                f"devices must be the {distributed.world_size()} processes that train together, got {devices}"
+            )
         self._fabric, self._batches = fabric, batches
-        self._settings = {
-            "model": structure(self.model) | {"values of the prior": digest(*self.model.prior.buffers())},
-            "objective": structure(objective), "data": batches.describe(), "seed": seed, "matched_start": matched_start,
-            "clip_norm": self.clip_norm, "accumulate": self.accumulate, "precision": precision,
-            "device": fabric.device.type,
+        self._settings: dict[str, Any] = {
+            "model": structure(self.model), "objective": structure(objective), "seed": seed,
+            "values": {n: digest(b) for n, b in self._module.named_buffers() if n.startswith(_SETTING_BUFFERS)},
+            "matched_start": bool(matched_start), "clip_norm": self.clip_norm, "accumulate": self.accumulate,
+            "precision": precision, "device": fabric.device.type,
         }  # fmt: skip
         self.generator = torch.Generator(fabric.device).manual_seed(seed)
         self._ambient = _ambient_seed(seed, fabric.device)
-        self.model.to(fabric.device)
-        objective.to(fabric.device)
-        self.optimizer = make_optimizer(trained)
+        self._module.to(fabric.device)
+        self.optimizer = make_optimizer(list(self._trained.values()))
         check_type("what optimizer gives", self.optimizer, Optimizer)
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            raise ValueError("the optimizer must take one step for one gradient; LBFGS asks for several")
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self._settings["optimizer"] = {"class": type(self.optimizer).__qualname__} | {
-            f"group {index}": {name: describe(value) for name, value in group.items() if name != "params"}
+            f"group {index}": {name: describe(v) for name, v in group.items() if name != "params"}
+            | {"parameters": len(group["params"])}
             for index, group in enumerate(self.optimizer.param_groups)
         }
-        self._module = _Loss(self.model, objective)
         self._loss, self._fabric_optimizer = fabric.setup(self._module, self.optimizer)
         self._matched_start = matched_start
         self._module.eval()
@@ -254,7 +266,8 @@ class Run:
 
         Raises:
             EOFError: If the data came to an end.
-            ValueError: If all planned steps are done, or the loss does not depend on anything that is trained.
+            ValueError: If all planned steps are done, the loss does not depend on anything that is trained, or the
+                terms are not those of the step before.
         """
         self.start()
         if self.steps is not None and self.done >= self.steps:
@@ -263,16 +276,21 @@ class Run:
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         with self._inside():
+            self._fabric_optimizer.zero_grad()
             for part in range(1, self.accumulate + 1):
-                terms = _named(self._loss(self._batches.draw(self.generator), self.generator))
-                if part == 1:
-                    self._fabric_optimizer.zero_grad()
-                if not terms["loss"].requires_grad:
-                    raise ValueError("the loss does not depend on any parameter that is trained")
+                batch = self._batches.draw(self.generator)
                 with self._fabric.no_backward_sync(self._loss, enabled=part < self.accumulate):
+                    terms = _named(self._loss(batch, self.generator))
+                    if not terms["loss"].requires_grad:
+                        raise ValueError("the loss does not depend on any parameter that is trained")
                     self._fabric.backward(terms["loss"] / self.accumulate if self.accumulate > 1 else terms["loss"])
-            if self.clip_norm is not None:
-                self._fabric.clip_gradients(self._loss, self._fabric_optimizer, max_norm=self.clip_norm)
+            if self.terms and list(terms) != list(self.terms):
+                names = f"{', '.join(terms)} after {', '.join(self.terms)}"
+                raise ValueError(f"an objective must give the same terms at each step, got {names}")
+            if self.clip_norm is not None:  # what is not finite shows in look
+                self._fabric.clip_gradients(
+                    self._loss, self._fabric_optimizer, max_norm=self.clip_norm, error_if_nonfinite=False
+                )
             self._fabric_optimizer.step()
         self.terms = {name: term.detach() for name, term in terms.items()}
         self._pending.append(torch.stack([term.float() for term in self.terms.values()]))
@@ -291,15 +309,14 @@ class Run:
         """The terms of the last step as numbers; on a GPU this waits for it.
 
         Raises:
-            FloatingPointError: If a term of any step since the last look is not finite; the message names step and
-                term.
+            FloatingPointError: If a term of any step since the last look is not finite, or a weight is not; the message
+                names step and term, or the weight.
         """
         if self._pending:
             rows = torch.as_tensor(self._fabric.all_reduce(torch.stack(self._pending), reduce_op="mean"))
-            first = len(self._known) + 1
             self._known += list(rows.cpu().double().numpy())
             self._pending.clear()
-            _check_finite(np.stack(self._known[first - 1 :]), first, tuple(self.terms))
+            self._check_finite(len(rows))
         return dict(zip(self.terms, map(float, self._known[-1]), strict=True)) if self._known else {}
 
     def history(self, seconds: float = 0.0) -> History:
@@ -309,9 +326,9 @@ class Run:
             seconds: Time that they took.
         """
         self.look()
-        columns = np.array(self._known).T.reshape(len(self.terms), -1)
+        columns = np.array(self._known).reshape(-1, len(self.terms)).T if self.terms else ()
         terms = {name: column.copy() for name, column in zip(self.terms, columns, strict=True)}
-        return History(terms, seconds, str(self.device), self.stopped)
+        return History(terms, seconds, str(self.device), "" if self.done == self.steps else self.stopped)
 
     def save(self, path: str | Path, seconds: float = 0.0) -> None:
         """Write everything that a run needs to go on.
@@ -321,11 +338,12 @@ class Run:
             seconds: Time spent so far.
 
         Raises:
-            FloatingPointError: If a term is not finite.
+            FloatingPointError: If a term or a weight is not finite.
             TypeError: If the optimiser keeps what a file cannot hold.
             OSError: If the file cannot be written.
         """
         self.look()
+        self._check_finite(self.done)
         tensors, plain = pack(self._module, self.optimizer)
         tensors |= {f"batches.{name}": tensor for name, tensor in self._batches.state().items()}
         tensors |= {f"ambient.{name}": tensor for name, tensor in self._ambient.items()}
@@ -336,13 +354,14 @@ class Run:
             "probe": self._probe(),
         }
         header = {
-            "settings": self._settings, "steps": self.steps, "done": self.done, "names": list(self.terms),
-            "seconds": seconds, "optimizer": plain, "stopped": self.stopped,
+            "settings": self._described(), "steps": self.steps, "done": self.done, "names": list(self.terms),
+            "seconds": seconds, "optimizer": plain, "stopped": self.stopped, "shapes": shapes(tensors),
         }  # fmt: skip
         if distributed.rank() == 0:
             storage.write(path, _KIND, header, tensors)
         self._fabric.barrier()
 
+    @torch.inference_mode(False)
     def resume(self, path: str | Path) -> float:
         """Go on from where a run was saved: afterwards this run is that run.
 
@@ -358,48 +377,78 @@ class Run:
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If it is damaged, or belongs to another run: other data, settings or networks, or networks that
-                compute something else. The model is then as it was.
+                compute something else. Model, objective and optimiser are then as they were.
         """
         header, tensors = storage.read(path, _KIND)
         if "probe" not in tensors:
             raise ValueError(
                 f"{path} was written by version 0.1; finish it with that, or start again with another file"
             )
-        unlike = differences(header["settings"], self._settings)
-        plan, planned = torch.tensor(self._plan, dtype=torch.float64), header["steps"]
-        if not unlike and planned is not None and (self.steps is None or self.steps < planned):
-            unlike = f"steps: {planned} there, {self.steps} here"
-        if not unlike and not _begins_with(plan, tensors["plan"]):
-            unlike = "schedule: other factors there than here"
-        if not unlike and (len(tensors["record"]) != header["done"] or header["done"] > (self.steps or math.inf)):
-            unlike = f"done: {header['done']} steps there, and terms of {len(tensors['record'])}"
-        if unlike:
-            raise ValueError(f"{path} belongs to a run with other settings ({unlike}); delete it or name another file")
         try:
-            apply = unpack(tensors, header["optimizer"], self._module, self.optimizer)
+            check_complete(header, tensors)
         except ValueError as error:
-            raise ValueError(f"{path} belongs to another run: {error}; delete it or name another file") from None
-        before = {name: tensor.clone() for name, tensor in self._module.state_dict().items()}
-        apply()
-        if not _close(self._probe(), tensors["probe"]):
-            self._module.load_state_dict(before)
-            raise ValueError(
-                f"{path} belongs to another run: with its weights this model and objective compute something else "
-                "than they did when it was saved; delete it or name another file"
-            )
-        self.generator.set_state(tensors["generator"])
-        with self._inside():
-            self._batches.restore(under("batches.", tensors))
-        self._ambient = under("ambient.", tensors)
-        extended = self.steps != planned
-        self.done, self.stopped = (
-            int(header["done"]),
-            "" if extended or header["stopped"] == _INTERRUPTED else header["stopped"],
+            raise ValueError(f"{path} is damaged: {error}") from None
+        if unlike := self._unlike(header, tensors):
+            raise ValueError(f"{path} belongs to a run with other settings ({unlike}); delete it or name another file")
+        with unchanged_on_failure(self._module, self.optimizer):
+            with _fitting(path):
+                generator = torch.Generator(self.device).set_state(tensors["generator"])
+                unpack(tensors, header["optimizer"], self._module, self.optimizer)
+            probe = self._probe()
+            with _fitting(path):
+                if not _close(probe, tensors["probe"]):
+                    raise ValueError(
+                        "with its weights this model and objective compute something else than they did when it was "
+                        "saved; delete it or name another file"
+                    )
+                with self._inside():
+                    self._batches.restore(under("batches.", tensors))
+        self.generator, self._ambient = generator, under("ambient.", tensors)
+        self.done, self._known, self._pending = header["done"], list(tensors["record"].numpy()), []
+        self.terms = dict(
+            zip(header["names"], tensors["record"][-1:].flatten().to(self.device), strict=bool(self.done))
         )
-        self._known, self._pending = list(tensors["record"].numpy()), []
-        self.terms = dict.fromkeys(header["names"], torch.zeros((), device=self.device))
+        goes_on = self.steps != header["steps"] or header["stopped"] == _INTERRUPTED
+        self.stopped = "" if goes_on else header["stopped"]
         self._matched_start = False
         return float(header["seconds"])
+
+    def _described(self) -> dict[str, Any]:
+        """The settings, with a digest of the data, which takes a while and is needed with a checkpoint alone."""
+        if "data" not in self._settings:
+            self._settings["data"] = self._batches.describe()
+        return self._settings
+
+    def _unlike(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+        """Why a checkpoint is of another run than this one; empty if it is not."""
+        there, here = header["settings"], self._described()
+        values = there.get("values")
+        if isinstance(values, dict):  # what the run itself has changed since, such as a prior, is no other
+            saved = under("module.", tensors)
+            same = {n: values.get(n) for n, d in here["values"].items() if d == digest(saved.get(n, b""))}
+            here = here | {"values": here["values"] | same}
+        states = shapes({"generator": self.generator.get_state(), **self._ambient})
+        found = shapes({"generator": tensors.get("generator", torch.empty(0)), **under("ambient.", tensors)})
+        if unlike := differences(there, here) or differences(found, states):
+            return unlike
+        planned, done = header["steps"], header["done"]
+        if done > (self.steps or done) or (planned is not None and (self.steps is None or self.steps < planned)):
+            return f"steps: {planned or done} there, {self.steps} here"
+        start = tensors["plan"]
+        if not torch.equal(torch.tensor(self._plan[: len(start)], dtype=torch.float64), start):
+            return (
+                f"schedule: its factors for {planned} steps are not those that the {self.steps} steps here begin with"
+            )
+        return ""
+
+    def _check_finite(self, last: int) -> None:
+        """Raise if a term of the last so many steps that are known is not finite, or a weight is not."""
+        first = len(self._known) - last
+        _check_finite(np.array(self._known[first:]).reshape(last, len(self.terms)), first + 1, tuple(self.terms))
+        finite = torch.stack([parameter.detach().isfinite().all() for parameter in self._trained.values()])
+        if not bool(finite.all()):
+            name = list(self._trained)[int(finite.long().argmin())]
+            raise FloatingPointError(f"training stopped: {name} is not finite after step {self.done}")
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
@@ -421,28 +470,27 @@ class Run:
         A run is known by this besides its settings: code that settings do not show, such as a changed ``forward``,
         shows here. Nothing is left of it: generators, buffers and gradients are as they were.
         """
-        count, shape = self._batches.batch_size, self.model.image_shape
-        noise = torch.rand((count, *shape), generator=torch.Generator().manual_seed(0))
+        count = self._batches.batch_size
+        count -= count % distributed.world_size()
         rows = distributed.own_rows(count)
-        batch = Batch(noise[rows].to(self.device), torch.arange(count)[rows].to(self.device))
         generator = torch.Generator(self.device).manual_seed(0)
         ambient, buffers = self._ambient, {name: b.clone() for name, b in self._module.named_buffers()}
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._ambient = _ambient_seed(0, self.device)
         try:
             with self._inside():
+                noise = torch.rand((count, *self.model.image_shape), generator=torch.Generator().manual_seed(0))
+                batch = Batch(noise[rows].to(self.device), torch.arange(count)[rows].to(self.device))
                 terms = _named(self._module(batch, generator))
-                gradients = torch.autograd.grad(terms["loss"], parameters, allow_unused=True)
+                gradients = torch.autograd.grad(terms["loss"], parameters, allow_unused=True, materialize_grads=True)
         finally:
             self._ambient = ambient
             with torch.no_grad():
                 for name, buffer in self._module.named_buffers():
                     buffer.copy_(buffers[name])
-        lengths = [torch.tensor(-1.0) if g is None else g.detach().norm().cpu() for g in gradients]
-        figures = torch.stack([*(term.detach().cpu().float() for term in terms.values()), *lengths]).double()
-        if self._fabric.world_size > 1:
-            figures = torch.as_tensor(self._fabric.all_reduce(figures.to(self.device), reduce_op="mean")).cpu()
-        return figures
+        values = [term.detach().clone() for term in terms.values()]
+        means: Any = self._fabric.all_reduce([*values, *gradients], reduce_op="mean")
+        return torch.stack([*means[: len(values)], *(g.norm() for g in means[len(values) :])]).cpu().double()
 
 
 def fit(
@@ -474,7 +522,7 @@ def fit(
     are never looked at. The same seed on the same machine, with the same number of threads, gives the same weights.
 
     Ctrl-C ends the training after the step that is being taken, and what there is comes back; pressed again, it ends at
-    once.
+    once. With several processes it always ends at once.
 
     What a run needs of memory: the images, a byte for each value; the weights four times over, 16 bytes each, with
     their gradients and Adam's two moments; the layers of the networks for a batch; and, at K components, B images,
@@ -502,11 +550,13 @@ def fit(
             :meth:`Run.stop` they end the training.
         checkpoint: A file to save the run to and, if it is there, to go on from; a run that goes on ends
             with the very weights of one that was never stopped. Callbacks of steps already done are not
-            called again. A finished run is extended by asking for more steps.
+            called again. A finished run is extended by asking for more steps. An empty file beside it, with a name
+            that ends in ``.lock``, keeps others away.
         checkpoint_every: Steps between saves.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` or a ``torch.device``.
         devices: Processes to train with, each on a device of its own; they share each batch, and compare all its codes.
-        strategy: How they are started: Fabric's name, such as ``"ddp"``.
+            Callbacks are called in each of them, and must decide the same.
+        strategy: How they are started; see :class:`Run`.
         precision: ``"32-true"``, or ``"bf16-mixed"`` for bfloat16 where it is safe.
         progress: Show a bar with the terms.
 
@@ -517,11 +567,11 @@ def fit(
         TypeError: If an argument has the wrong type.
         ValueError: If one is out of range, the images do not fit the model, there is nothing to train, or the
             checkpoint is damaged or belongs to another run. All of these come before the first step, and leave the
-            weights as they were.
+            weights as they were. Also if the terms of the objective change on the way.
         FileNotFoundError: If the folder of the checkpoint is not there.
         BlockingIOError: If another process trains with the checkpoint.
         RuntimeError: If the device is not there; Fabric's own.
-        FloatingPointError: If a term is not finite; the message names the step and the term.
+        FloatingPointError: If a term or a weight is not finite; the message names the step, and the term or weight.
 
     Source: chapter "Training the GM-WAE".
     """
@@ -548,12 +598,18 @@ def fit(
 
 def _loop(run: Run, callback: Callback, path: Path | None, every: int, progress: bool, start: float) -> History:
     """Step until all is done or something asks to stop; ``start`` is when the run would have begun without a break."""
+
+    def show(bar: Any) -> None:
+        bar.set_postfix({name: f"{value:.4g}" for name, value in run.look().items()})
+        bar.update(run.done - bar.n)
+
     # The environment can switch the bar off as well; in a notebook tqdm does not look at it by itself.
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE")) or distributed.rank() > 0
     with (
         _interruptions(run),
         tqdm(total=run.steps, initial=run.done, unit="step", disable=hidden) as bar,
     ):
+        begun = (run.done, run.stopped)
         if run.done == 0:
             callback(run)
         while not run.stopped and run.done != run.steps:
@@ -565,23 +621,28 @@ def _loop(run: Run, callback: Callback, path: Path | None, every: int, progress:
                 run.stop(str(end))
                 break
             callback(run)
-            last = bool(run.stopped) or run.done == run.steps
-            save = path is not None and (run.done % every == 0 or last)
-            if run.done % _LOOK_EVERY == 0 or last or save:
-                bar.set_postfix({name: f"{value:.4g}" for name, value in run.look().items()})
-                bar.update(run.done - bar.n)
-            if save and path is not None:
+            if run.done % _LOOK_EVERY == 0:
+                show(bar)
+            # What the optimiser keeps, and whether a file can hold it, shows after the first step.
+            if path is not None and (run.done == 1 or run.done % every == 0) and run.done != run.steps:
                 run.save(path, time.perf_counter() - start)
+        show(bar)
+        if path is not None and (run.done, run.stopped) != begun:
+            run.save(path, time.perf_counter() - start)
     return run.history(time.perf_counter() - start)
 
 
 @contextmanager
 def _interruptions(run: Run) -> Iterator[None]:
-    """The first Ctrl-C lets the step that is being taken come to its end, so that nothing is left half done."""
-    if threading.current_thread() is not threading.main_thread():  # where Python gets no signals
+    """The first Ctrl-C lets the step that is being taken come to its end, so that nothing is left half done.
+
+    Not where Python gets no signals, where Ctrl-C means something else already, or where other processes would wait for
+    this one.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler or distributed.world_size() > 1:
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if run.stopped:
@@ -592,7 +653,7 @@ def _interruptions(run: Run) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Loss(nn.Module):
@@ -610,7 +671,10 @@ class _Loss(nn.Module):
 
 def _named(terms: Terms) -> dict[str, Tensor]:
     """Terms by name, if they are what an objective is to give."""
-    named = dict(terms._asdict() if hasattr(terms, "_asdict") else terms)  # type: ignore[arg-type]
+    given: Any = terms._asdict() if hasattr(terms, "_asdict") else terms
+    if not isinstance(given, Mapping):
+        raise TypeError(f"an objective must give terms by name, a mapping or a named tuple, got {type(given).__name__}")
+    named = dict(given)
     if next(iter(named), None) != "loss" or any(getattr(term, "ndim", None) != 0 for term in named.values()):
         shapes = {name: tuple(getattr(term, "shape", "?")) for name, term in named.items()}
         raise ValueError(f"an objective must give scalar tensors by name, loss first; got shapes {shapes}")
@@ -690,14 +754,24 @@ def _check_finite(rows: NDArray[np.float64], first: int, names: tuple[str, ...])
         )
 
 
-def _check_fits(batches: Batches, model: GMLVM) -> None:
-    if isinstance(batches, TensorBatches) and batches.images.shape[1:] != model.image_shape:
+def _check_fits(batches: Batches, model: GMLVM, devices: int) -> None:
+    """Raise for images that do not fit; of those that a loader gives it shows when they come."""
+    if not isinstance(batches, TensorBatches):
+        return
+    if batches.images.shape[1:] != model.image_shape:
         shape = tuple(batches.images.shape[1:])
         raise ValueError(f"the model is for images of shape {model.image_shape}, the data has {shape}")
+    if batches.batch_size % devices:
+        raise ValueError(f"batch_size must be a multiple of devices={devices}, got {batches.batch_size}")
 
 
-def _begins_with(plan: Tensor, start: Tensor) -> bool:
-    return len(start) <= len(plan) and torch.equal(plan[: len(start)], start)
+@contextmanager
+def _fitting(path: str | Path) -> Iterator[None]:
+    """Say of which checkpoint something does not fit."""
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit this run: {error}") from error
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -706,8 +780,9 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 def _ambient_seed(seed: int, device: torch.device) -> dict[str, Tensor]:
-    """States of torch's global generators, seeded anew."""
+    """States of torch's global generators, seeded anew: not as the run's own, or both would draw the same numbers."""
     kinds = {"cpu": torch.device("cpu")} | ({} if device.type == "cpu" else {"device": device})
+    seed = int(digest(f"ambient {seed}".encode()), 16)
     return {name: torch.Generator(kind).manual_seed(seed).get_state() for name, kind in kinds.items()}
 
 

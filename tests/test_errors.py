@@ -168,9 +168,9 @@ CASES = {
     "evaluate one": (lambda: evaluate(MODEL, datasets.from_arrays(X[:1])), ValueError, "2 images or more, got 1"),
     "evaluate batch": (lambda: evaluate(MODEL, DATA, batch_size=0), ValueError, "batch_size must be at least 1, got 0"),
     "evaluate sizes": (lambda: evaluate(MODEL, datasets.from_arrays(np.zeros((4, 5, 5)))), ValueError, "shape"),
-    "match lengths": (lambda: metrics.match_components(np.zeros(3, int), np.zeros(4, int), 2), ValueError, "got 3 and 4"),
+    "match lengths": (lambda: metrics.match_components(np.zeros(3, int), np.zeros(4, int), 2), ValueError, r"3 images, got \(4,\)"),
     "heatmap lengths": (
-        lambda: metrics.mean_posterior_by_label(np.ones((3, 2)), np.zeros(4, int)), ValueError, "got 3 and 4"
+        lambda: metrics.mean_posterior_by_label(np.ones((3, 2)), np.zeros(4, int)), ValueError, r"3 images, got \(4,\)"
     ),
     "heatmap label": (
         lambda: metrics.mean_posterior_by_label(np.ones((2, 2)), np.array([0, 2])), ValueError, "every label up to 2"

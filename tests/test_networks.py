@@ -1,10 +1,64 @@
-"""Networks: the batched product against separate perceptrons, any image size, and both starts."""
+"""Networks: products and convolutions against sums written out, any image size, and both starts."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from gmlvm import networks
+
+
+def affine(layer, x):
+    """A linear layer's W x + b, in NumPy."""
+    weight = layer.weight.detach().numpy().astype(float)
+    bias = 0.0 if layer.bias is None else layer.bias.detach().numpy().astype(float)
+    return x @ weight.T + bias
+
+
+def normalised(layer, x):
+    """A batch norm's output in evaluation mode, in NumPy; the channels are on axis 1."""
+    values = (layer.running_mean, layer.running_var, layer.weight, layer.bias)
+    mean, variance, gain, shift = (
+        value.detach().numpy().astype(float).reshape(-1, *[1] * (x.ndim - 2)) for value in values
+    )
+    return (x - mean) / np.sqrt(variance + layer.eps) * gain + shift
+
+
+def convolved(x, weight, stride, padding):
+    """A convolution as the sum that defines it, in NumPy: every output weighs the square of pixels under it."""
+    weight = weight.detach().numpy().astype(float)
+    size = weight.shape[-1]
+    x = np.pad(x, [(0, 0), (0, 0), (padding, padding), (padding, padding)])
+    rows, columns = ((length - size) // stride + 1 for length in x.shape[2:])
+    out = np.zeros((len(x), len(weight), rows, columns))
+    for i in range(rows):
+        for j in range(columns):
+            square = x[:, :, stride * i : stride * i + size, stride * j : stride * j + size]
+            out[:, :, i, j] = np.einsum("ncij,fcij->nf", square, weight)
+    return out
+
+
+def spread(x, weight, stride):
+    """A transposed convolution as the sum that defines it, in NumPy: every pixel adds a square to the output."""
+    weight = weight.detach().numpy().astype(float)
+    size = weight.shape[-1]
+    rows, columns = x.shape[2:]
+    out = np.zeros((len(x), weight.shape[1], stride * rows + size, stride * columns + size))
+    for i in range(rows):
+        for j in range(columns):
+            square = np.einsum("nc,cfij->nfij", x[:, :, i, j], weight)
+            out[:, :, stride * i : stride * i + size, stride * j : stride * j + size] += square
+    return out[:, :, 2 : 2 + stride * rows, 2 : 2 + stride * columns]  # the margin of 2 that padding leaves out
+
+
+def with_statistics(network):
+    """The network in evaluation mode, with batch norms that do something."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in network.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            for tensor, low in ((layer.running_mean, -0.5), (layer.running_var, 0.5), (layer.bias.data, -0.5)):
+                tensor.uniform_(low, low + 1, generator=generator)
+    return network.eval()
 
 
 def test_component_encoder_is_k_separate_perceptrons():
@@ -21,6 +75,44 @@ def test_component_encoder_is_k_separate_perceptrons():
         out = mlp(x)
         torch.testing.assert_close(loc[:, k], out[:, :2])
         torch.testing.assert_close(scale[:, k], out[:, 2:].exp())
+
+
+def test_perceptrons_are_affine_maps_with_rectifiers_between():
+    generator = np.random.default_rng(0)
+    x, z = generator.random((3, 1, 2, 3)), generator.normal(size=(5, 2))
+    encoder, decoder = networks.mlp_discrete_encoder((1, 2, 3), 4, 7), networks.mlp_decoder((1, 2, 3), 2, 7)
+    linear = [layer for layer in (*encoder, *decoder) if isinstance(layer, nn.Linear)]
+    logits = affine(linear[1], np.maximum(affine(linear[0], x.reshape(3, 6)), 0))
+    hidden = np.maximum(affine(linear[3], np.maximum(affine(linear[2], z), 0)), 0)
+    np.testing.assert_allclose(encoder(torch.tensor(x).float()).detach(), logits, atol=1e-5)
+    pixels = affine(linear[4], hidden).reshape(5, 1, 2, 3)
+    np.testing.assert_allclose(decoder(torch.tensor(z).float()).detach(), pixels, atol=1e-5)
+
+
+@pytest.mark.parametrize("image_shape", [(1, 5, 9), (3, 8, 8)])
+def test_convolutional_encoder_is_the_sum_written_out(image_shape):
+    encoder = with_statistics(networks.conv_discrete_encoder(image_shape, 4))
+    x = np.random.default_rng(0).random((3, *image_shape))
+    expected = x
+    for convolution, norm in ((encoder[0], encoder[1]), (encoder[3], encoder[4])):
+        expected = np.maximum(normalised(norm, convolved(expected, convolution.weight, 2, 2)), 0)
+    expected = affine(encoder[-1], expected.reshape(3, -1))
+    np.testing.assert_allclose(encoder(torch.tensor(x).float()).detach(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("image_shape", [(1, 5, 6), (3, 8, 8)])
+def test_convolutional_decoder_is_the_sum_written_out_cut_at_the_lower_and_right_edge(image_shape):
+    channels, height, width = image_shape
+    decoder = with_statistics(networks.conv_decoder(image_shape, 2))
+    z = np.random.default_rng(0).normal(size=(3, 2))
+    expected = np.maximum(normalised(decoder[1], affine(decoder[0], z)), 0).reshape(3, 128, 2, 2)
+    for transposed, norm in ((decoder[4], decoder[5]), (decoder[7], decoder[8])):
+        expected = np.maximum(normalised(norm, spread(expected, transposed.weight, 2)), 0)
+    last = decoder[10]
+    expected = spread(expected, last.weight, 1) + last.bias.detach().numpy().reshape(channels, 1, 1)
+    assert expected.shape == (3, channels, 8, 8)
+    logits = decoder(torch.tensor(z).float()).detach()
+    np.testing.assert_allclose(logits, expected[:, :, :height, :width], atol=1e-5)
 
 
 @pytest.mark.parametrize("image_shape", [(1, 28, 28), (3, 32, 32), (1, 5, 9), (3, 1, 1)])
@@ -78,3 +170,11 @@ def test_start_weights_sets_weights_and_spares_batch_norm():
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert (transposed[-1].bias == 0).all()
     assert all((m.weight == 1).all() for m in decoder.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_sizes_may_be_numpys():
+    encoder = networks.ComponentEncoder((1, 4, 4), np.int64(3), np.int32(2), np.uint8(200))
+    assert [type(size) for size in (encoder.num_components, encoder.latent_dim, encoder.hidden_dim)] == [int] * 3
+    assert encoder.hidden.out_features == 600  # which 8 bits don't hold
+    assert networks.mlp_decoder((1, 4, 4), np.int64(2), np.int64(5))(torch.zeros(1, 2)).shape == (1, 1, 4, 4)
+    assert networks.mlp_discrete_encoder((1, 4, 4), np.int64(3), np.int64(5))(torch.zeros(1, 16)).shape == (1, 3)
