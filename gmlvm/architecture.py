@@ -26,8 +26,6 @@ class Architecture:
     Raises:
         TypeError: If a size is not an integer.
         ValueError: If a size is out of range or ``networks`` is unknown.
-
-    Source: chapter "Training the GM-WAE".
     """
 
     image_shape: tuple[int, int, int]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import TypeVar
@@ -17,8 +18,8 @@ _Part = TypeVar("_Part")
 _Module = TypeVar("_Module", bound=nn.Module)
 # Standard errors that a mean may be off: by chance, one of two million is.
 _ERRORS = 5.0
-# Half the way of a finite difference, and how far a slope may be from it, relative to the larger.
-_STEP, _SLOPE = 1e-6, 1e-3
+# Half the way of a finite difference, and how far a slope may be from it, relative to slopes in random directions.
+_STEP, _SLOPE = 1e-5, 1e-3
 
 
 def require(holds: bool, message: str) -> None:
@@ -59,7 +60,8 @@ def copied(what: str, part: _Part) -> _Part:
     """A copy of a part, if it holds its tensors and modules where they are moved, trained and saved."""
     for name, module in part.named_modules(prefix=type(part).__name__) if isinstance(part, nn.Module) else ():
         for key, value in vars(module).items():
-            plain = any(isinstance(each, (Tensor, nn.Module)) for each in _items(value)) and not key.startswith("_")
+            several = [] if key.startswith("_") else _items(value)  # torch keeps its own under such names
+            plain = isinstance(value, Tensor) or any(isinstance(each, (Tensor, nn.Module)) for each in several)
             require(
                 not plain,
                 f"{what} must hold tensors and modules where they are moved, trained and saved, got {name}.{key} as a "
@@ -103,9 +105,12 @@ def tensor(what: str, value: object, shape: tuple[int, ...], dtype: torch.dtype 
 
 def same(what: str, value: Tensor, expected: Tensor, advice: str = "", *, exact: bool = False) -> None:
     """Require equal tensors, but for rounding unless ``exact``."""
+    require(value.shape == expected.shape, f"{what} must have shape {tuple(expected.shape)}, got {tuple(value.shape)}")
     close = torch.equal(value, expected) if exact else torch.allclose(value, expected, rtol=1e-4, atol=1e-6)
-    gap = (value.double() - expected.double()).abs().max().item() if value.shape == expected.shape else "another shape"
-    require(close, f"{what} must be the same, got a largest difference of {gap}" + (f": {advice}" if advice else ""))
+    gap = (value.double() - expected.double()).abs().max().item() if value.numel() else 0.0
+    require(
+        close, f"{what} must be the same, got a largest difference of {gap:.3g}" + (f": {advice}" if advice else "")
+    )
 
 
 def mean(what: str, samples: Tensor, expected: Tensor | float, advice: str, slack: float = 0.0) -> None:
@@ -149,30 +154,31 @@ def gradients(
         require(reached, f"the gradient of {what} must reach {name}, got zero: is it left out, or detached?")
     if not exact:
         return
-    generator = seeded()
-    ways = [normal(generator, *leaf.shape) for leaf in leaves.values()]
+    generator, starts = seeded(), [leaf.detach().clone() for leaf in leaves.values()]
+    length = sum(start.numel() for start in starts) ** 0.5
+    ways = [normal(generator, *start.shape) / length for start in starts]  # together about of length one
     slope = sum((gradient * way).sum().item() for gradient, way in zip(found, ways, strict=True))
-    starts, ends = [leaf.detach().clone() for leaf in leaves.values()], []
+    typical = sum(gradient.square().sum().item() for gradient in found) ** 0.5 / length
+    values = []
     with torch.no_grad():
         for step in (-_STEP, _STEP, 0.0):  # and back to the start
             for leaf, start, way in zip(leaves.values(), starts, ways, strict=True):
                 leaf.copy_(start + step * way)
-            ends.append(value().item())
-    difference = (ends[1] - ends[0]) / (2 * _STEP)
-    # What rounding leaves of a difference of values, over the step.
-    rounding = 1e-14 * max(map(abs, ends)) / _STEP
+            values.append(value().item())
+    difference = (values[1] - values[0]) / (2 * _STEP)
+    rounding = 1e-14 * max(map(abs, values)) / _STEP
     require(
-        abs(slope - difference) <= _SLOPE * max(abs(slope), abs(difference)) + rounding,
+        abs(slope - difference) <= _SLOPE * max(abs(slope), abs(difference), typical) + rounding,
         f"the gradient of {what} must be its slope, {difference:.6g} in a random direction, got {slope:.6g}: is a part "
         "detached, or a derivative written by hand wrong?",
     )
 
 
-def _items(value: object) -> list[object] | tuple[object, ...]:
+def _items(value: object) -> Iterable[object]:
     if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, (list, tuple)) else [value]
+        return value.values()
+    return value if isinstance(value, (list, tuple)) else ()
 
 
-def _global_states() -> tuple[bytes, str]:
-    return torch.get_rng_state().numpy().tobytes(), str(np.random.get_state(legacy=False))  # noqa: NPY002
+def _global_states() -> tuple[bytes, bytes]:
+    return torch.get_rng_state().numpy().tobytes(), pickle.dumps(np.random.get_state())  # noqa: NPY002

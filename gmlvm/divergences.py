@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gmlvm import closed_form, mmd
 from gmlvm.enumeration import truncate
-from gmlvm.kernels import DEFAULT_BANDWIDTHS, InverseMultiquadratic, Kernel, check_bandwidths
+from gmlvm.kernels import DEFAULT_BANDWIDTHS, InverseMultiquadratic, Kernel, check_bandwidths, is_constant
 from gmlvm.mmd import ON
 from gmlvm.posterior import Posterior
 from gmlvm.prior import GaussianMixturePrior, Prior
@@ -66,7 +66,8 @@ class MMD(Divergence):
         estimator: ``"sampled"``; ``"half-closed"``, with closed forms for all that the prior is part of; or
             ``"closed"``, with no sample at all. What the prior has to itself is closed wherever it can be.
         prior_samples: Samples drawn from each prior component if ``"sampled"``, at least 2.
-        tolerance: Probability of an image that may be left out, in [0, 1/2].
+        tolerance: Probability of an image that may be left out, in [0, 1/2]. The relative error of the gradient is
+            about as large, for every K.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -113,7 +114,9 @@ class MMD(Divergence):
             check_type("prior, for closed forms,", prior, GaussianMixturePrior)
         # Not under autocast: distances are small differences of large numbers.
         with torch.autocast(z.device.type, enabled=False):
-            kernel = self.kernel or InverseMultiquadratic.for_prior(prior, self.bandwidths)
+            kernel = self.kernel
+            if kernel is None:
+                kernel = InverseMultiquadratic.for_prior(prior, self.bandwidths)
             weight, kept = truncate(posterior.log_probs, self.tolerance / prior.num_components)  # (B, K)
             prior_part = self._prior_part(prior, kernel)
             if self.estimator == "sampled":
@@ -146,16 +149,18 @@ class MMD(Divergence):
     def _prior_part(self, prior: Prior, kernel: Kernel | Callable[[Tensor], Tensor]) -> Tensor | None:
         """The part that the prior has to itself, in closed form where there is one.
 
-        It is computed again unless every value of the prior is what it was. Off the CPU, where to compare is to wait,
-        and for a prior that learns it is computed each time.
+        It is computed each time, with its gradient, where anything in it is learned, where a kernel of one's own may
+        change, and off the CPU, where to compare is to wait; else only if the prior has other values than before.
         """
         if not (isinstance(prior, GaussianMixturePrior) and isinstance(kernel, Kernel) and kernel.has_closed_form):
             return None
-        if prior.learn or prior.loc.device.type != "cpu":
+        parts = (prior.logits, prior.loc, prior.scale)
+        learned = any(part.requires_grad for part in parts)
+        if learned or prior.loc.device.type != "cpu" or not is_constant(kernel):
             return closed_form.prior_prior(prior, kernel, self.on)
-        values = torch.cat([prior.logits, prior.loc.flatten(), prior.scale.flatten()])
+        values = torch.cat([part.flatten() for part in parts])
         known = self._known
-        if known is None or known[1] != kernel or not torch.equal(known[0], values):
+        if known is None or known[1] != kernel or values.dtype != known[0].dtype or not torch.equal(known[0], values):
             constant = closed_form.prior_prior(deepcopy(prior).double(), kernel, self.on, _CONSTANT_NODES)
             known = self._known = (values, kernel, constant.to(values))
         return known[2]

@@ -74,7 +74,7 @@ class InverseMultiquadratic(Kernel):
         constants: Squared bandwidths :math:`C_s`, in squared units of z, at least one, positive.
 
     Raises:
-        ValueError: If there is no constant, or one is not positive.
+        ValueError: If there is no constant, or one is not positive or asks for gradients.
 
     Source: Tolstikhin et al. (2018), section 4; chapter "From transport to autoencoders".
 
@@ -91,12 +91,18 @@ class InverseMultiquadratic(Kernel):
         for value in self.constants:
             if not isinstance(value, Tensor):
                 check_number("constants", value, exclusive=True)
+            elif value.requires_grad:
+                raise ValueError(
+                    "constants that ask for gradients would get none; write a kernel of your own to learn them"
+                )
+        object.__setattr__(self, "constants", tuple(self.constants))
 
     @classmethod
     def for_prior(cls, prior: Prior, bandwidths: Sequence[float] = DEFAULT_BANDWIDTHS) -> InverseMultiquadratic:
         r"""Constants :math:`C_s = 2 D \bar s^2 \cdot \text{bandwidth}_s`, with the prior's mean variance.
 
-        :math:`2 D \bar s^2` is the mean squared distance between two codes of one component.
+        :math:`2 D \bar s^2` is the mean squared distance between two codes of one component. Of a prior that learns
+        its scales the kernel follows the values, and no gradient takes that way.
 
         Args:
             prior: The prior whose units the codes have.
@@ -219,7 +225,7 @@ class Gaussian(Kernel):
     bandwidths: Sequence[float]
 
     def __post_init__(self) -> None:
-        check_bandwidths(self.bandwidths)
+        object.__setattr__(self, "bandwidths", check_bandwidths(self.bandwidths))
 
     def __call__(self, squared_distance: Tensor) -> Tensor:
         """Kernel values for squared distances, of the same shape, in (0, number of bandwidths]."""
@@ -238,6 +244,13 @@ class Gaussian(Kernel):
             log_factors = 0.5 * (2 * np.log(width) - wider.log()) - 0.5 * difference.square() / wider
             total = total + log_factors.sum(-1).exp()
         return total
+
+
+def is_constant(kernel: Kernel) -> bool:
+    """Whether a kernel is one of this module, of numbers alone, so that its values can't change."""
+    if type(kernel) is InverseMultiquadratic:
+        return not any(isinstance(value, Tensor) for value in kernel.constants)
+    return type(kernel) is Gaussian
 
 
 def check_bandwidths(bandwidths: Sequence[float]) -> tuple[float, ...]:

@@ -51,8 +51,6 @@ class Report:
         reconstruction_error: Squared error summed over pixels, mean over the test split, in squared pixel
             units per image; code and component at their most probable.
         divergence: Unbiased squared MMD of the test split's pairs (k, z) against the prior; it can be negative.
-
-    Source: chapter "Training the GM-WAE".
     """
 
     accuracy: float | None
@@ -113,8 +111,6 @@ def evaluate(model: GMLVM, data: ImageData, *, batch_size: int = 1000, seed: int
         TypeError: If an argument has the wrong type.
         ValueError: If the images do not fit the model, the test split has fewer than two, a split has labels that do
             not fit it, or what a network gives is not finite.
-
-    Source: chapter "Training the GM-WAE".
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps is measured as it is
     check_type("model", model, GMLVM)

@@ -569,7 +569,7 @@ class GMLVM(nn.Module):
     def _codes(self, z: Tensor | ArrayLike) -> Tensor:
         """Codes in the model's dtype and on its device."""
         if not isinstance(z, Tensor):
-            z = torch.from_numpy(np.array(z, np.float64, order="C"))  # a copy, since torch has no reversed arrays
+            z = torch.from_numpy(np.array(z, np.float64))  # a copy, since torch has no reversed arrays
         return z.to(self.device, self.prior.loc.dtype)
 
     def _try_networks(self) -> None:

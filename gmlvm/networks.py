@@ -33,8 +33,6 @@ def mlp_discrete_encoder(image_shape: tuple[int, int, int], num_components: int,
 
     Raises:
         ValueError: If a size is out of range.
-
-    Source: chapter "Training the GM-WAE".
     """
     num_components = check_positive_int("num_components", num_components)
     hidden_dim = check_positive_int("hidden_dim", hidden_dim)
@@ -163,8 +161,6 @@ def mlp_decoder(image_shape: tuple[int, int, int], latent_dim: int, hidden_dim: 
 
     Raises:
         ValueError: If a size is out of range.
-
-    Source: chapter "Training the GM-WAE".
     """
     latent_dim = check_positive_int("latent_dim", latent_dim)
     hidden_dim = check_positive_int("hidden_dim", hidden_dim)

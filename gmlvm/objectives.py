@@ -65,8 +65,6 @@ class Objective(nn.Module, ABC):
     What it holds as parameters is trained with the model, by the same optimiser, and saved in checkpoints; so are the
     parameters of parts that it holds. Arrays with a value for each training image can be indexed by ``batch.indices``.
     :func:`gmlvm.testing.check_objective` tries one out.
-
-    Source: chapter "Training the GM-WAE".
     """
 
     def forward(self, model: GMLVM, batch: Batch | Tensor, generator: torch.Generator | None = None) -> Terms:

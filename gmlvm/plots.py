@@ -24,8 +24,6 @@ LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 def use_style() -> None:
     """Set the book's figure style for this session: palette, sizes, light grid.
-
-    Source: chapter "Training the GM-WAE".
     """
     plt.rcParams.update(
         {

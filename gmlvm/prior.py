@@ -143,8 +143,6 @@ class Prior(nn.Module, ABC):
         Raises:
             TypeError: If ``n`` is not an integer.
             ValueError: If ``n`` is below 1.
-
-        Source: chapter "Training the GM-WAE".
         """
         check_positive_int("n", n)
         return torch.multinomial(self.probs, n, replacement=True, generator=generator)
@@ -193,8 +191,6 @@ class Prior(nn.Module, ABC):
         Raises:
             TypeError: If ``samples`` is not an integer.
             ValueError: If ``samples`` is below 1.
-
-        Source: chapter "Training the GM-WAE".
         """
         shape = (self.num_components, check_positive_int("samples", samples), self.latent_dim)
         noise = torch.randn(shape, generator=generator, device=self.loc.device, dtype=self.loc.dtype)

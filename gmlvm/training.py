@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
@@ -68,8 +68,6 @@ class History(Mapping[str, NDArray[np.float64]]):
         seconds: Time spent in the loop, callbacks included.
         device: Where it ran, such as ``"cpu"``.
         stopped: Why it ended before all steps were done; empty if it did not.
-
-    Source: chapter "Training the GM-WAE".
     """
 
     terms: dict[str, NDArray[np.float64]]
@@ -155,8 +153,6 @@ class Run:
             optimiser needs the loss more than once in a step.
         RuntimeError: If the device is not there; Fabric's own.
 
-    Source: chapter "Training the GM-WAE".
-
     Attributes:
         done: Steps that are done.
         terms: The terms of the last step, scalars on the device, by name; empty before the first.
@@ -202,6 +198,10 @@ class Run:
         self._trained = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
         if not self._trained:
             raise ValueError("there is nothing to train: every parameter of the model is frozen")
+        if any(parameter.is_inference() for parameter in self._trained.values()):
+            raise ValueError(
+                "model and objective must be made outside torch.inference_mode, or no gradient reaches them"
+            )
 
         fabric.launch()
         if fabric.world_size != distributed.world_size():
@@ -572,8 +572,6 @@ def fit(
         BlockingIOError: If another process trains with the checkpoint.
         RuntimeError: If the device is not there; Fabric's own.
         FloatingPointError: If a term or a weight is not finite; the message names the step, and the term or weight.
-
-    Source: chapter "Training the GM-WAE".
     """
     run = Run(
         model, objective, data, steps=steps, batch_size=batch_size, seed=seed, optimizer=optimizer,
@@ -593,7 +591,10 @@ def fit(
             run.start()
             if path is not None:  # what cannot be saved shows before any work is lost
                 run.save(path)
-        return _loop(run, callback, path, checkpoint_every, progress, time.perf_counter() - earlier)
+        try:
+            return _loop(run, callback, path, checkpoint_every, progress, time.perf_counter() - earlier)
+        finally:
+            run.model.eval()  # whatever a callback did
 
 
 def _loop(run: Run, callback: Callback, path: Path | None, every: int, progress: bool, start: float) -> History:
@@ -692,9 +693,9 @@ def _factors(schedule: Callable[[float], float] | None, steps: int | None) -> li
     factors = []
     for step in range(steps):
         value: Any = schedule(step / steps)
-        factors.append(
-            check_number(f"what schedule gives at {step / steps:g}", getattr(value, "item", lambda v=value: v)())
-        )
+        with suppress(AttributeError, RuntimeError, ValueError):  # of a tensor or NumPy scalar; of others below
+            value = value.item()
+        factors.append(check_number(f"what schedule gives at {step / steps:g}", value))
     return factors
 
 

@@ -1,9 +1,10 @@
 """Independent computations in NumPy and SciPy, straight from the formulas. Nothing here imports gmlvm or torch."""
 
 import numpy as np
-from scipy.integrate import quad
-from scipy.special import expit, log_softmax, xlogy
-from scipy.stats import multivariate_normal
+from scipy.integrate import nquad, quad
+from scipy.optimize import linprog
+from scipy.special import expit, log_softmax, logsumexp, xlogy
+from scipy.stats import multivariate_normal, norm
 
 
 def linear(x, weight, bias):
@@ -127,3 +128,33 @@ def mixture_log_prob(z, log_weights, loc, scale):
     """log sum_k w_k N(z; m_k, diag s_k^2) by SciPy's densities."""
     densities = [multivariate_normal(m, np.diag(s**2)).pdf(z) for m, s in zip(loc, scale, strict=True)]
     return np.log(np.tensordot(np.exp(log_weights), np.array(densities), axes=1))
+
+
+def gaussian_mean(function, difference, variance):
+    """E function(|a - b|^2) for a - b ~ N(difference, diag variance), by quadrature of the density itself."""
+
+    def integrand(*steps):
+        return function(((difference + np.sqrt(variance) * steps) ** 2).sum()) * norm.pdf(steps).prod()
+
+    return nquad(integrand, [(-9, 9)] * len(difference), opts={"epsabs": 1e-11, "epsrel": 1e-10})[0]
+
+
+def squared_distances(a, b):
+    return ((a[:, None] - b) ** 2).sum(-1)
+
+
+def transport_cost(weight, a, other_weight, b):
+    """The optimal cost of carrying weights at a to weights at b, for squared distances, as a linear programme."""
+    n, m = len(a), len(b)
+    rows, columns = np.kron(np.eye(n), np.ones(m)), np.kron(np.ones(n), np.eye(m))
+    marginals = np.concatenate([weight, other_weight])
+    return linprog(squared_distances(a, b).ravel(), A_eq=np.vstack([rows, columns]), b_eq=marginals).fun
+
+
+def sinkhorn_cost(weight, a, other_weight, b, regularisation):
+    """The dual of transport with the regularisation KL(plan | product of the weights), iterated until it stands."""
+    cost, f, g = squared_distances(a, b) / regularisation, np.zeros(len(a)), np.zeros(len(b))
+    for _ in range(5000):
+        f = -logsumexp(g - cost, b=other_weight, axis=1)
+        g = -logsumexp(f[:, None] - cost, b=weight[:, None], axis=0)
+    return regularisation * (weight @ f + other_weight @ g)

@@ -57,7 +57,7 @@ def test_the_course_of_a_collapse_ends_where_its_report_does(small_runs, monkeyp
     assert figures["steps"] == [0, 5, 10, 15, 20]
     for name, values in figures["course"].items():
         assert len(values) == 5
-        assert values[-1] == figures["report"][name]
+        assert values[-1] == pytest.approx(figures["report"][name], abs=1e-6)  # in batches of another size
     monkeypatch.setitem(collapse.SETTINGS, "learning_rate", 1e-2)
     others = {
         "learning rate": collapse.run(collapse.VAE_1, "mlp", None, True, steps=20)(0),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -500,7 +501,7 @@ class TestInference:
     def test_threads_that_share_a_model_get_what_one_alone_gets(self, x, training):
         class Slow(nn.Module):
             def forward(self, features):
-                time.sleep(0.002)  # so that the threads meet
+                time.sleep(0.003 * random.random())  # so that the threads overtake one another
                 return features
 
         model = noisy()
@@ -513,6 +514,34 @@ class TestInference:
         assert all(torch.equal(got, images) and np.array_equal(proba, probs) for got, proba in results)
         assert all(module.training is training for module in model.modules())
         assert same(model.state_dict(), state)
+
+    def test_a_thread_that_leaves_does_not_take_another_back_to_training_mode(self):
+        class Overtaken(nn.Module):
+            """Lets the thread that comes first leave while the second is inside, if that can be."""
+
+            def __init__(self):
+                super().__init__()
+                self.calls, self.second_is_inside, self.first_has_left = 0, threading.Event(), threading.Event()
+
+            def forward(self, z):
+                self.calls += 1
+                if self.calls == 1:
+                    self.second_is_inside.wait(timeout=0.2)
+                else:
+                    self.second_is_inside.set()
+                    self.first_has_left.wait(timeout=10)
+                return z
+
+        model, z = noisy().train(), torch.randn(8, D)
+        expected = model.decode(z)
+        model.decoder.insert(0, Overtaken())
+        with ThreadPoolExecutor(2) as threads:
+            first = threads.submit(model.decode, z)
+            first.add_done_callback(lambda _: model.decoder[0].first_has_left.set())
+            second = threads.submit(model.decode, z)
+        assert torch.equal(first.result(), expected)
+        assert torch.equal(second.result(), expected)
+        assert all(module.training for module in model.modules())
 
     def test_threads_use_a_model_in_evaluation_mode_at_once(self, x):
         class Meet(nn.Module):

@@ -51,8 +51,6 @@ def from_arrays(
     Raises:
         TypeError: If a dtype does not fit.
         ValueError: If a shape, range or length does not fit, a label has no name, or there are no images.
-
-    Source: chapter "Training the GM-WAE".
     """
     images = [as_uint8_images("train_images", train_images, channels)]
     labels = [_read_labels("train_labels", train_labels, len(images[0]))]

@@ -67,8 +67,6 @@ def from_folder(
         FileNotFoundError: If the folder, or any image in it, is not there.
         ValueError: If an argument is out of range, the folders can be read in two ways, a file with the ending of an
             image cannot be read (the message names it), sizes differ, or a split would be empty.
-
-    Source: torchvision.datasets.ImageFolder.
     """
     size = None if image_size is None else _check_size(image_size)
     colour = _check_colour(background)

@@ -14,8 +14,6 @@ class Split:
     Attributes:
         images: ``uint8``, shape (N, C, H, W).
         labels: ``int64``, shape (N,), or None.
-
-    Source: chapter "Training the GM-WAE".
     """
 
     images: Tensor
@@ -35,8 +33,6 @@ class ImageData:
         train: The :class:`Split` that training sees.
         test: The :class:`Split` that results are measured on.
         class_names: The name of each label, empty if there are no labels.
-
-    Source: chapter "Training the GM-WAE".
     """
 
     name: str
