@@ -22,7 +22,7 @@ from benchmarks.timing import side_by_side, summary
 from gmlvm import GMLVM, MMD, GaussianMixturePrior, Run, cosine, datasets, evaluate, fit
 from gmlvm.datasets import ImageData
 from gmlvm.enumeration import Dense, Enumeration, Resampled, TopM, Truncated
-from gmlvm.model import inference
+from gmlvm.inference import inference
 
 #: Figures that JSON can hold.
 Figures = dict[str, Any]

@@ -93,7 +93,7 @@ class Dense(Enumeration):
     def select(
         self, log_probs: Tensor, generator: torch.Generator | None = None, *, fixed_shape: bool = False
     ) -> Selection:
-        """Select every term."""
+        """Select every term; see :class:`Enumeration`."""
         component = torch.arange(log_probs.shape[1], device=log_probs.device).expand(log_probs.shape)
         return _selection(component, log_probs.exp())
 
@@ -126,7 +126,7 @@ class Truncated(Enumeration):
     def select(
         self, log_probs: Tensor, generator: torch.Generator | None = None, *, fixed_shape: bool = False
     ) -> Selection:
-        """Select the terms above the tolerance and each image's largest."""
+        """Select the terms above the tolerance and each image's largest; see :class:`Enumeration`."""
         weight, kept = truncate(log_probs, self.tolerance)
         image, component = kept.nonzero(as_tuple=True)
         return Selection(image, component, weight[image, component])
@@ -162,7 +162,7 @@ class TopM(Enumeration):
     def select(
         self, log_probs: Tensor, generator: torch.Generator | None = None, *, fixed_shape: bool = False
     ) -> Selection:
-        """Select the m largest terms and draw one of the others."""
+        """Select the m largest terms and draw one of the others; see :class:`Enumeration`."""
         num_components = log_probs.shape[1]
         if self.m >= num_components - 1:
             return Dense().select(log_probs)
@@ -210,7 +210,7 @@ class Resampled(Enumeration):
     def select(
         self, log_probs: Tensor, generator: torch.Generator | None = None, *, fixed_shape: bool = False
     ) -> Selection:
-        """Select the terms of 1/m or more and each image's largest, and draw from the others."""
+        """Select the terms of 1/m or more and each image's largest, and draw from the others; see :class:`Enumeration`."""
         probs = log_probs.exp()
         with torch.no_grad():
             top = probs.argmax(1, keepdim=True)  # (B, 1)

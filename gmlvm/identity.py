@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 #: How the description of a parameter that is not trained ends.
 FROZEN = ", frozen"
+# Where an object is in memory, as Python prints it: in each process elsewhere.
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 # Differences that a message names; more would hide them.
 _NAMED = 3
 
@@ -62,7 +65,8 @@ def structure(module: nn.Module) -> dict[str, str]:
     """
     lines = {}
     for name, part in module.named_modules():
-        settings = [part.extra_repr(), *(f"{key}={text}" for key, text in _settings(part).items())]
+        printed = _ADDRESS.sub("", part.extra_repr())
+        settings = [printed, *(f"{key}={text}" for key, text in _settings(part).items())]
         lines[name] = f"{type(part).__qualname__}({', '.join(filter(None, settings))})"
     parameters = dict(module.named_parameters(remove_duplicate=False))
     for name, text in shapes(parameters).items():

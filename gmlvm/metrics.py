@@ -15,9 +15,10 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 
 from gmlvm.datasets import ImageData
+from gmlvm.inference import inference
 from gmlvm.kernels import InverseMultiquadratic
 from gmlvm.mmd import squared_mmd
-from gmlvm.model import GMLVM, inference
+from gmlvm.model import GMLVM
 from gmlvm.posterior import Posterior
 from gmlvm.validation import check_positive_int, check_seed, check_type
 

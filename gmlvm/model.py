@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -15,15 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from gmlvm import networks as nets
 from gmlvm import storage
 from gmlvm.architecture import Architecture
 from gmlvm.identity import FROZEN, differences, structure
 from gmlvm.images import as_images
+from gmlvm.inference import inference
 from gmlvm.posterior import Posterior
 from gmlvm.prior import GaussianMixturePrior, Prior
+from gmlvm.trial import try_networks
 from gmlvm.validation import (
     as_unit_interval,
     check_finite,
@@ -35,32 +33,6 @@ from gmlvm.validation import (
 )
 
 _KIND = "gmlvm model"
-# Images and codes on which a new model's networks are tried, and how far out codes lie that tell logits by their size.
-_TRIED, _FAR = 4, 1e9
-# Held while one thread has a model in evaluation mode that is not there by itself.
-_MODES = threading.RLock()
-
-
-@contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
-    """No gradients and evaluation mode inside, every module's mode of before after it.
-
-    Threads may share a model. One that is in evaluation mode by itself, as after training, is used by all at once; one
-    that is not is used by one after the other.
-    """
-    with _MODES:
-        modes = [(module, module.training) for module in model.modules()]
-        if any(training for _, training in modes):
-            try:
-                model.eval()
-                with torch.no_grad():
-                    yield
-            finally:
-                for module, was_training in modes:
-                    module.training = was_training
-            return
-    with torch.no_grad():
-        yield
 
 
 class GMLVM(nn.Module):
@@ -117,7 +89,7 @@ class GMLVM(nn.Module):
         self.discrete_encoder = discrete_encoder
         self.continuous_encoder = continuous_encoder
         self.decoder = decoder
-        self._try_networks()
+        try_networks(self.prior, discrete_encoder, continuous_encoder, decoder, self.image_shape)
 
     @classmethod
     def for_images(
@@ -571,51 +543,6 @@ class GMLVM(nn.Module):
         if not isinstance(z, Tensor):
             z = torch.from_numpy(np.array(z, np.float64))  # a copy, since torch has no reversed arrays
         return z.to(self.device, self.prior.loc.dtype)
-
-    def _try_networks(self) -> None:
-        """Raise if the networks do not do what they stand for, on a few images and codes of noise."""
-        count = _TRIED + (self.num_components == _TRIED)  # so that the first two axes can't be taken for each other
-        generator, like = torch.Generator("cpu").manual_seed(0), self.prior.loc
-        x = torch.rand((count, *self.image_shape), generator=generator, device="cpu").to(like)
-        z = torch.randn((count, self.latent_dim), generator=generator, device="cpu").to(like)
-        with inference(self), self._randomness_kept():
-            logits = _tried("discrete_encoder", self.discrete_encoder, x)
-            check_shape("what discrete_encoder gives", logits, (count, self.num_components), " (batch, num_components)")
-            pair = _tried("continuous_encoder", self.continuous_encoder, x)
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise TypeError(f"continuous_encoder must give a pair, loc and scale, got {type(pair).__name__}")
-            size, axes = (*logits.shape, self.latent_dim), " (batch, num_components, latent_dim)"
-            for name, tensor in zip(("loc", "scale"), pair, strict=True):
-                check_shape(f"{name} that continuous_encoder gives", tensor, size, axes)
-            Posterior(logits, *pair).check()
-            if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
-                raise ValueError("discrete_encoder must give logits, got rows that sum to one: leave out the softmax")
-            images = _tried("decoder", self.decoder, z)
-            if not isinstance(images, Tensor) or images.shape != (count, math.prod(self.image_shape)):
-                check_shape("what decoder gives", images, x.shape, " (codes, channels, height, width)")
-            check_finite("what decoder gives", images)
-            # Logits may lie between 0 and 1, but not those of codes far out as well, unless they are constant.
-            if _in_unit_interval(images):
-                far = _tried("decoder", self.decoder, _FAR * z)
-                if _in_unit_interval(far) and not torch.equal(images, far):
-                    raise ValueError("decoder must give logits, got values in [0, 1] alone: leave out the sigmoid")
-
-    def _randomness_kept(self) -> AbstractContextManager[None]:
-        """Global generators as they were afterwards, unless a lazy layer draws its weights from them."""
-        if any(map(is_lazy, self.parameters())):
-            return nullcontext()
-        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
-
-
-def _tried(name: str, network: nn.Module, x: Tensor) -> Any:
-    try:
-        return network(x)
-    except Exception as error:
-        raise ValueError(f"{name} failed on a batch of shape {tuple(x.shape)}: {error}") from error
-
-
-def _in_unit_interval(values: Tensor) -> bool:
-    return bool(((values >= 0) & (values <= 1)).all())
 
 
 def _of_component(loc: Tensor, component: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from gmlvm.expectations import Dense, Resampled, TopM, Truncated
 
 DRAWING = [TopM(1), TopM(2), TopM(4), Resampled(1), Resampled(2), Resampled(3), Resampled(5)]

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from gmlvm import GMLVM, GaussianMixturePrior, storage
-from gmlvm.model import inference
+from gmlvm.inference import inference
 from gmlvm.networks import ComponentEncoder
 
 SHAPE, K, D = (1, 6, 5), 4, 3

@@ -8,11 +8,11 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from gmlvm.expectations import TOLERANCE, Dense, Resampled, TopM, Truncated, truncate
 from torch.func import functional_call
 
 from gmlvm import GMLVM, VAE, WAE, GaussianMixturePrior, fit, objectives
 from gmlvm.divergences import InverseMultiquadratic
-from gmlvm.expectations import TOLERANCE, Dense, Resampled, TopM, Truncated, truncate
 
 # Rules that draw have score functions for weights, which no finite difference sees.
 EXACT = WAE(10.0, expectation=Dense())

@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from gmlvm.smoothness import adversarial_change
 from scipy.special import rel_entr
 from torch import nn
-
-from gmlvm.smoothness import adversarial_change
 
 
 @pytest.fixture
