@@ -166,8 +166,9 @@ def check_complete(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     if not all(isinstance(name, str) for name in names):
         raise ValueError(f"its names are {names!r}")
     for name, shape in {"record": (done, len(names)), "plan": (steps or 0,)}.items():
-        if tuple(tensors[name].shape) != shape:
-            raise ValueError(f"its {name} has shape {tuple(tensors[name].shape)}, not {shape}")
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != shape:
+            raise ValueError(f"its {name} has shape {found}, not {shape}")
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

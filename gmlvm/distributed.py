@@ -6,10 +6,11 @@ With one process every function here gives back what it got.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.nn.functional import all_gather
+from torch.autograd.function import once_differentiable
 
 from gmlvm.posterior import Posterior
 
@@ -53,8 +54,7 @@ def whole_batch(posterior: Posterior) -> Posterior:
     """
     if world_size() == 1:
         return posterior
-    parts = {name: torch.cat(all_gather(getattr(posterior, name))) for name in ("logits", "loc", "scale")}
-    return replace(posterior, **parts)
+    return replace(posterior, **{name: _Gather.apply(getattr(posterior, name)) for name in ("logits", "loc", "scale")})
 
 
 def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -62,3 +62,23 @@ def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     count = len(x) * world_size()
     noise = torch.randn((count, *x.shape[1:]), generator=generator, device=x.device, dtype=x.dtype)
     return noise[own_rows(count)]
+
+
+class _Gather(torch.autograd.Function):
+    """All processes' rows; on the way back, the sum of what all of them ask of this process's rows.
+
+    torch.distributed.nn has the same, but permutes gradients that are not contiguous.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total[own_rows(len(total))]

@@ -103,7 +103,7 @@ class MMD(Divergence):
             raise ValueError(
                 f"estimator {estimator!r} needs a kernel with a closed form over Gaussians, got {kernel!r}"
             )
-        # The prior's values of the last time, the kernel, and the prior-prior part that goes with them.
+        # The prior's values of the last time, the settings, and the prior-prior part that goes with them.
         self._known: tuple[Tensor, object, Tensor] | None = None
 
     def forward(
@@ -159,8 +159,8 @@ class MMD(Divergence):
         if learned or prior.loc.device.type != "cpu" or not is_constant(kernel):
             return closed_form.prior_prior(prior, kernel, self.on)
         values = torch.cat([part.flatten() for part in parts])
-        known = self._known
-        if known is None or known[1] != kernel or values.dtype != known[0].dtype or not torch.equal(known[0], values):
+        settings, known = (kernel, self.on, values.dtype), self._known
+        if known is None or known[1] != settings or not torch.equal(known[0], values):
             constant = closed_form.prior_prior(deepcopy(prior).double(), kernel, self.on, _CONSTANT_NODES)
-            known = self._known = (values, kernel, constant.to(values))
+            known = self._known = (values, settings, constant.to(values))
         return known[2]

@@ -144,15 +144,17 @@ def describe(value: Any) -> str:
         '[1, 2.0, relu]'
     """
     if value is None or isinstance(
-        value, (bool, int, float, complex, str, bytes, torch.dtype, torch.device, enum.Enum)
+        value, (bool, int, float, complex, str, bytes, range, torch.dtype, torch.device, enum.Enum)
     ):
         return repr(value)
     if isinstance(value, np.generic):
         return repr(value.item())
     if isinstance(value, Tensor):
         return f"values {digest(value)}"
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return f"{value.dtype} {value.shape} values {digest(np.ascontiguousarray(value).tobytes())}"
     if isinstance(value, np.ndarray):
-        return f"{value.dtype} values {digest(np.ascontiguousarray(value).tobytes())}"
+        value = value.tolist()
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(describe, value))}]"
     if isinstance(value, (set, frozenset)):

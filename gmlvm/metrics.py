@@ -20,7 +20,7 @@ from gmlvm.kernels import InverseMultiquadratic
 from gmlvm.mmd import squared_mmd
 from gmlvm.model import GMLVM
 from gmlvm.posterior import Posterior
-from gmlvm.validation import check_positive_int, check_seed, check_type
+from gmlvm.validation import check_finite, check_positive_int, check_seed, check_type
 
 # A component counts as used if it takes at least this share of what the prior has for it.
 _USED_SHARE = 0.4
@@ -73,16 +73,13 @@ class Report:
         It is there if :attr:`component_entropy` is above half of log K and less than a twentieth of it is
         :attr:`mutual_information`.
         """
-        entropy, information, most = (
-            self.component_entropy,
-            self.mutual_information,
-            math.log(len(self.component_shares)),
-        )
-        if entropy <= most / 2 or information >= _TELLING_SHARE * entropy:
+        entropy, most = self.component_entropy, math.log(len(self.component_shares))
+        if entropy <= most / 2 or self.mutual_information >= _TELLING_SHARE * entropy:
             return ""
         return (
-            f"the component tells next to nothing of the image, I(x; k) = {information:.2g} nats, though the entropy of "
-            f"{entropy:.3g} (log K = {most:.3g}) looks like use: q_D(k|x) is about the same for every image"
+            f"the component tells next to nothing of the image, I(x; k) = {self.mutual_information:.2g} nats: q_D(k|x) "
+            f"is about the same for every image, though its mean's entropy of {entropy:.3g} (log K = {most:.3g}) looks "
+            f"like components in use"
         )
 
     def __repr__(self) -> str:
@@ -96,8 +93,8 @@ def evaluate(model: GMLVM, data: ImageData, *, batch_size: int = 1000, seed: int
     """Measure a model on the test split.
 
     Labels are used here alone: the map from components to labels is fitted on the training split and its
-    accuracy measured on the test split. Of the training split no more is computed than q_D(k|x). Memory does not grow
-    with the number of images.
+    accuracy measured on the test split. Of the training split no more is computed than q_D(k|x). What grows in memory
+    with the number of images is q_D(k|x) of the test split alone, K numbers for each.
 
     Args:
         model: The model.
@@ -128,7 +125,8 @@ def evaluate(model: GMLVM, data: ImageData, *, batch_size: int = 1000, seed: int
     shares = np.bincount(assigned, minlength=model.num_components) / len(assigned)
     accuracy = majority_accuracy = nmi = ari = labels = None
     if known is not None and truth is not None:
-        labels = match_components(model.predict(data.train.images, batch_size), known, model.num_components)
+        known_assigned = np.concatenate([model.predict(images) for images in data.train.images.split(batch_size)])
+        labels = match_components(known_assigned, known, model.num_components)
         accuracy = float((labels[assigned] == truth).mean())
         majority_accuracy = float((truth == np.bincount(known).argmax()).mean())
         nmi = float(normalized_mutual_info_score(truth, assigned))
@@ -277,13 +275,8 @@ def _test_pass(model: GMLVM, images: Tensor, batch_size: int, seed: int) -> tupl
             x_hat = torch.cat([model.decode(part) for part in codes.split(batch_size)])
             error += (x_hat - x).square().sum((1, 2, 3)).cpu().double().sum().item()
             prior_z = prior.sample_each(_DIVERGENCE_BATCH // model.num_components + 2, generator)
-            value = squared_mmd(posterior.probs, posterior.sample(generator), prior.probs, prior_z, kernel).item()
-            if not math.isfinite(value):
-                raise ValueError(
-                    f"the divergence of the codes from the prior must be finite, got {value}: "
-                    f"are the model's weights finite?"
-                )
-            divergences.append(value)
+            value = squared_mmd(posterior.probs, posterior.sample(generator), prior.probs, prior_z, kernel)
+            divergences.append(check_finite("the divergence of the codes from the prior", value).item())
     return probs, error / len(images), float(np.mean(divergences))
 
 

@@ -1,18 +1,22 @@
 """Figures in one style. Every function takes arrays and an axis, draws on it, and gives it back.
 
-Nothing here knows of models or data sets.
+Arrays may be tensors, on any device, with or without gradients, or lists of either. Nothing here knows of models or
+data sets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from cycler import cycler
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 #: Okabe and Ito's palette, told apart with any colour vision; ten entries, the last two greys.
 PALETTE = (
@@ -23,8 +27,7 @@ LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 
 def use_style() -> None:
-    """Set the book's figure style for this session: palette, sizes, light grid.
-    """
+    """Set the book's figure style for this session: palette, sizes, light grid."""
     plt.rcParams.update(
         {
             "axes.prop_cycle": cycler(color=PALETTE),
@@ -58,11 +61,11 @@ def line_style(index: int) -> dict[str, Any]:
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINE_STYLES[index % len(LINE_STYLES)]}
 
 
-def image_grid(images: ArrayLike, ax: Axes | None = None, gap: int = 2) -> Axes:
+def image_grid(images: Tensor | ArrayLike, ax: Axes | None = None, gap: int = 2) -> Axes:
     """Images side by side, in rows and columns.
 
     Args:
-        images: Values in [0, 1], shape (rows, columns, C, H, W) with C 1 or 3.
+        images: ``uint8``, or values in [0, 1]; shape (rows, columns, C, H, W) with C 1 or 3.
         ax: Where to draw; the current axis if left out.
         gap: Pixels between images.
 
@@ -74,7 +77,7 @@ def image_grid(images: ArrayLike, ax: Axes | None = None, gap: int = 2) -> Axes:
 
     Source: Gaujac, Feige and Barber (2018), figure 2; chapter "Training the GM-WAE".
     """
-    array = np.asarray(images, dtype=float)
+    array = _pixels(images)
     if array.ndim != 5 or array.shape[2] not in (1, 3) or array.size == 0:
         raise ValueError(f"images must have shape (rows, columns, C, H, W) with C 1 or 3, got {array.shape}")
     rows, columns, channels, height, width = array.shape
@@ -93,11 +96,13 @@ def image_grid(images: ArrayLike, ax: Axes | None = None, gap: int = 2) -> Axes:
     return ax
 
 
-def reconstruction_grid(x: ArrayLike, x_hat: ArrayLike, columns: int = 10, ax: Axes | None = None) -> Axes:
+def reconstruction_grid(
+    x: Tensor | ArrayLike, x_hat: Tensor | ArrayLike, columns: int = 10, ax: Axes | None = None
+) -> Axes:
     """Data in the odd rows (the first, the third ...), its reconstructions below in the even ones.
 
     Args:
-        x: Data in [0, 1], shape (N, C, H, W), N a multiple of ``columns``.
+        x: Data, ``uint8`` or in [0, 1], shape (N, C, H, W), N a multiple of ``columns``.
         x_hat: Reconstructions, of the same shape.
         columns: Images in each row.
         ax: Where to draw; the current axis if left out.
@@ -110,10 +115,10 @@ def reconstruction_grid(x: ArrayLike, x_hat: ArrayLike, columns: int = 10, ax: A
 
     Source: Gaujac, Feige and Barber (2018), figure 2a; chapter "Training the GM-WAE".
     """
-    data, reconstructions = np.asarray(x, dtype=float), np.asarray(x_hat, dtype=float)
+    data, reconstructions = _pixels(x), _pixels(x_hat)
     if data.shape != reconstructions.shape:
         raise ValueError(f"x and x_hat must have the same shape, got {data.shape} and {reconstructions.shape}")
-    if data.ndim != 4 or len(data) == 0 or len(data) % columns:
+    if data.ndim != 4 or len(data) == 0 or columns < 1 or len(data) % columns:
         raise ValueError(f"x must have shape (N, C, H, W) with N a multiple of {columns}, got {data.shape}")
     pairs = np.stack([data, reconstructions]).reshape(2, -1, columns, *data.shape[1:])  # (2, rows, columns, C, H, W)
     rows = pairs.swapaxes(0, 1).reshape(-1, columns, *data.shape[1:])
@@ -123,7 +128,11 @@ def reconstruction_grid(x: ArrayLike, x_hat: ArrayLike, columns: int = 10, ax: A
 
 
 def posterior_heatmap(
-    matrix: ArrayLike, ax: Axes | None = None, *, label_names: Sequence[str] = (), component_names: Sequence[str] = ()
+    matrix: Tensor | ArrayLike,
+    ax: Axes | None = None,
+    *,
+    label_names: Sequence[str] = (),
+    component_names: Sequence[str] = (),
 ) -> Axes:
     """Mean q_D(k|x) for each label as shades, with the larger values written in.
 
@@ -141,7 +150,7 @@ def posterior_heatmap(
 
     Source: Gaujac, Feige and Barber (2018), figure 5; chapter "Training the GM-WAE".
     """
-    values = np.asarray(matrix, dtype=float)
+    values = _array(matrix).astype(float)
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"matrix must have shape (labels, K), got {values.shape}")
     ax = ax or plt.gca()
@@ -151,41 +160,69 @@ def posterior_heatmap(
             shade = "black" if value > 0.6 else "white"
             ax.text(column, row, f"{value:.2f}".lstrip("0"), ha="center", va="center", color=shade, fontsize=8)
     labels, components = values.shape
-    ax.set_xticks(range(components), component_names or map(str, range(components)))
-    ax.set_yticks(range(labels), label_names or map(str, range(labels)))
+    ax.set_xticks(range(components), component_names if len(component_names) else map(str, range(components)))
+    ax.set_yticks(range(labels), label_names if len(label_names) else map(str, range(labels)))
     ax.set(xlabel="component k", ylabel="label")
     ax.grid(False)
     return ax
 
 
-def learning_curves(terms: Mapping[str, ArrayLike], ax: Axes | None = None, *, smooth: int = 50, **kwargs: Any) -> Axes:
+def learning_curves(
+    terms: Mapping[str, Tensor | ArrayLike], ax: Axes | None = None, *, smooth: int = 50, **kwargs: Any
+) -> Axes:
     """One curve for each term: a running mean over the steps.
 
     Args:
-        terms: Arrays of shape (steps,), by name.
+        terms: Arrays of shape (steps,), by name, such as a :class:`gmlvm.History`.
         ax: Where to draw; the current axis if left out.
-        smooth: Steps in the running mean, at least 1.
+        smooth: Steps in the running mean, at least 1; half of the steps if there are fewer than twice as many, so that
+            a curve is left.
         **kwargs: Passed on to ``Axes.plot``.
 
     Returns:
         The axis, with a legend where there is more than one term.
 
     Raises:
-        ValueError: If there are no terms, or one has fewer values than ``smooth``.
+        TypeError: If ``terms`` is no mapping or ``smooth`` no integer.
+        ValueError: If there are no terms, one is not of shape (steps,) or has no step, or ``smooth`` is below 1.
 
     Source: Gaujac, Feige and Barber (2018), figure 1; chapter "Training the GM-WAE".
     """
-    if not terms:
+    if not isinstance(terms, Mapping):
+        raise TypeError(f"terms must be a mapping from names to arrays, such as a History; got {type(terms).__name__}")
+    if isinstance(smooth, bool) or not isinstance(smooth, Integral):
+        raise TypeError(f"smooth must be an integer, got {smooth!r}")
+    if smooth < 1:
+        raise ValueError(f"smooth must be at least 1, got {smooth}")
+    arrays = {name: _array(values).astype(float) for name, values in terms.items()}
+    if not arrays:
         raise ValueError("terms must name at least one array, got none")
+    for name, array in arrays.items():
+        if array.ndim != 1 or len(array) == 0:
+            raise ValueError(f"{name} must have shape (steps,), one step or more, got {array.shape}")
     ax = ax or plt.gca()
-    for index, (name, values) in enumerate(terms.items()):
-        array = np.asarray(values, dtype=float)
-        if array.ndim != 1 or not 1 <= smooth <= len(array):
-            raise ValueError(f"{name} must have shape (steps,) with steps >= smooth = {smooth}, got {array.shape}")
-        means = np.convolve(array, np.full(smooth, 1 / smooth), mode="valid")
+    for index, (name, array) in enumerate(arrays.items()):
+        window = min(int(smooth), max(len(array) // 2, 1))
+        means = np.convolve(array, np.full(window, 1 / window), mode="valid")
         style = {"linestyle": LINE_STYLES[index % len(LINE_STYLES)], "label": name, **kwargs}
-        ax.plot(np.arange(smooth, len(array) + 1), means, **style)
+        ax.plot(np.arange(window, len(array) + 1), means, **style)
     ax.set_xlabel("step")
-    if len(terms) > 1:
+    if len(arrays) > 1:
         ax.legend()
     return ax
+
+
+def _array(values: Tensor | ArrayLike) -> NDArray[Any]:
+    """What can be drawn, in the memory of the CPU."""
+    if isinstance(values, (list, tuple)):
+        return np.array([_array(value) for value in values])
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # which NumPy doesn't have
+    return np.asarray(values)
+
+
+def _pixels(images: Tensor | ArrayLike) -> NDArray[np.float64]:
+    """Images as values in [0, 1]."""
+    array = _array(images)
+    return array / 255 if array.dtype == np.uint8 else array.astype(float)

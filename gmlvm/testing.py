@@ -165,19 +165,16 @@ def check_divergence(divergence: Divergence, prior: Prior | None = None, *, exac
     ) -> Tensor:
         logits, loc, scale, noise = (each[rows] for each in codes.values())
         generator = seeded(seed) if isinstance(seed, int) else seed
-        return tensor(
-            "a divergence", divergence(Posterior(logits, loc, scale), loc + scale * noise, prior, generator), ()
-        )
+        found = divergence(Posterior(logits, loc, scale), loc + scale * noise, prior, generator)
+        return tensor("a divergence", found, ())
 
     near, far, certain = _codes(frozen), _codes(frozen, shift=4.0), _codes(frozen, sharpness=1e3)
     alike = {name: each[:1].expand_as(each).clone() for name, each in near.items()}
     drawn("a divergence", lambda generator: value(near, generator))
     value(near, rows=slice(2))
     half, seeds = len(near["loc"]) // 2, range(_REPEATS)
-    mixed, order = (
-        {name: torch.cat([near[name][:half], far[name][half:]]) for name in near},
-        torch.arange(2 * half).flip(0),
-    )
+    mixed = {name: torch.cat([near[name][:half], far[name][half:]]) for name in near}
+    order = torch.arange(2 * half).flip(0)
     with torch.no_grad():
         change = torch.stack([value(mixed, seed, order) - value(mixed, seed) for seed in seeds])
         small, large = (
@@ -234,9 +231,8 @@ def check_enumeration(rule: Enumeration, *, tolerance: float = 0.0, fixed_shape:
         )
         matrix = torch.zeros_like(logits).index_put((chosen.image, chosen.component), chosen.weight)  # (B, K)
         low, high = matrix.detach().sum(1).aminmax()
-        sums_to_one = bool(low > 1 - 1e-6 and high < 1 + 1e-6)
         require(
-            sums_to_one,
+            bool(low > 1 - 1e-6 and high < 1 + 1e-6),
             f"weights of an image must sum to one, got {low:.6g} to {high:.6g}: let its most probable component have "
             "what the others leave",
         )
@@ -267,7 +263,7 @@ def check_enumeration(rule: Enumeration, *, tolerance: float = 0.0, fixed_shape:
         )
         advice = "it is biased: weights need q_D's gradient, and those of drawn terms a score function"
         mean("the gradient of the sum over k by a rule", gradient, exact, advice, 2 * tolerance)
-    leaf = torch.tensor([[100.0, 0, -100, -300, -300, -300]], dtype=torch.float64).requires_grad_()
+    leaf = torch.tensor([[100.0, 0, -100, -300, -1e4, -1e4]], dtype=torch.float64).requires_grad_()
     certain = {"logits of a certain posterior": leaf}
     gradients("the sum over k by a rule", lambda: (weights(leaf, seeded()) @ values).sum(), certain, reach=False)
 
@@ -326,9 +322,8 @@ def check_objective(objective: Objective, model: GMLVM | None = None, *, exact_g
     gradients("the loss", loss, trained(model), reach=False)
     if leaves := trained(own):
         gradients("the loss", loss, leaves)
-    if (
-        exact_gradient
-    ):  # not in the discrete encoder, from which terms can be drawn, nor in the prior, whose units are used
+    if exact_gradient:
+        # Not in the discrete encoder, from which terms can be drawn, nor in the prior, in whose units others are.
         drawn_from = {id(parameter) for parameter in model.discrete_encoder.parameters()}
         networks = nn.ModuleDict({"continuous_encoder": model.continuous_encoder, "decoder": model.decoder})
         leaves |= {name: leaf for name, leaf in trained(networks).items() if id(leaf) not in drawn_from}
@@ -443,9 +438,7 @@ def _draw(source: Batches, generator: torch.Generator, count: int) -> list[Tenso
         fine = isinstance(batch, Batch) and isinstance(batch.images, Tensor)
         require(fine, f"a source must give a Batch whose images are a tensor, got {type(batch).__name__}")
         shape = tuple(batch.images.shape)
-        require(
-            len(shape) == 4 and min(shape) > 0, f"images must have shape (B, C, H, W), none of it zero, got {shape}"
-        )
+        require(len(shape) == 4 and min(shape) > 0, f"images must have shape (B, C, H, W), none zero, got {shape}")
         low, high, dtype = batch.images.min().item(), batch.images.max().item(), batch.images.dtype
         fine = dtype == torch.uint8 or (dtype.is_floating_point and 0 <= low <= high <= 1)
         require(fine, f"images must be uint8 or floating point in [0, 1], got {dtype} from {low:g} to {high:g}")

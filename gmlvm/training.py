@@ -405,9 +405,8 @@ class Run:
                     self._batches.restore(under("batches.", tensors))
         self.generator, self._ambient = generator, under("ambient.", tensors)
         self.done, self._known, self._pending = header["done"], list(tensors["record"].numpy()), []
-        self.terms = dict(
-            zip(header["names"], tensors["record"][-1:].flatten().to(self.device), strict=bool(self.done))
-        )
+        last = tensors["record"][-1:].flatten().float().to(self.device)
+        self.terms = dict(zip(header["names"], last, strict=bool(self.done)))
         goes_on = self.steps != header["steps"] or header["stopped"] == _INTERRUPTED
         self.stopped = "" if goes_on else header["stopped"]
         self._matched_start = False
@@ -444,7 +443,7 @@ class Run:
     def _check_finite(self, last: int) -> None:
         """Raise if a term of the last so many steps that are known is not finite, or a weight is not."""
         first = len(self._known) - last
-        _check_finite(np.array(self._known[first:]).reshape(last, len(self.terms)), first + 1, tuple(self.terms))
+        _check_terms(np.array(self._known[first:]).reshape(last, len(self.terms)), first + 1, tuple(self.terms))
         finite = torch.stack([parameter.detach().isfinite().all() for parameter in self._trained.values()])
         if not bool(finite.all()):
             name = list(self._trained)[int(finite.long().argmin())]
@@ -742,7 +741,7 @@ def _callback(callbacks: Any, steps: int | None) -> Callback:
     return lambda run: by_step[run.done](run) if run.done in by_step else None
 
 
-def _check_finite(rows: NDArray[np.float64], first: int, names: tuple[str, ...]) -> None:
+def _check_terms(rows: NDArray[np.float64], first: int, names: tuple[str, ...]) -> None:
     """Raise for the first row of terms, (steps, terms), that is not finite; ``first`` is the step of the first row."""
     bad = ~np.isfinite(rows)
     if bad.any():

@@ -206,7 +206,7 @@ class Sinkhorn(Transport):
     """
 
     # Largest error of the plan's weights, above the rounding of float32.
-    _ERROR = 1e-6
+    _ERROR = 1e-5
 
     def __init__(
         self,

@@ -1,158 +1,361 @@
-"""Divergences against brute force, torch.distributions and their invariants."""
+"""The MMD as a part of an objective: its settings, what it keeps of a prior, what it leaves out, what it trains."""
+
+import copy
 
 import numpy as np
 import oracles
 import pytest
+import slopes
 import torch
-from torch.distributions import Categorical, Independent, Normal, kl_divergence
+from torch import nn
 
-from gmlvm import GaussianMixturePrior
-from gmlvm.divergences import InverseMultiquadratic, categorical_kl, gaussian_kl, squared_mmd
+from gmlvm import MMD, GaussianMixturePrior, Posterior, Prior
+from gmlvm.divergences import ESTIMATORS
+from gmlvm.enumeration import truncate
+from gmlvm.kernels import Gaussian, InverseMultiquadratic, Kernel
+from gmlvm.mmd import squared_mmd
 
-CONSTANTS = (0.5, 2.0, 7.0)
-
-
-def random_case(seed=0, batch=5, num_components=3, samples=4, latent_dim=2):
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    probs, prior_probs = normal(batch, num_components).softmax(1), normal(num_components).softmax(0)
-    z, prior_z = normal(batch, num_components, latent_dim), normal(num_components, samples, latent_dim)
-    return probs, z, prior_probs, prior_z
+ON = pytest.mark.parametrize("on", ["pairs", "codes"])
+EVERY = pytest.mark.parametrize("estimator", ESTIMATORS)
+LEARNABLE = ("loc", "scale", "weights")
+KERNEL = InverseMultiquadratic((2.0, 9.0))
 
 
-def test_gaussian_kl_agrees_with_torch_distributions():
-    loc, prior_loc = torch.randn(2, 6, 4, dtype=torch.float64)
-    scale, prior_scale = torch.rand(2, 6, 4, dtype=torch.float64) + 0.1
-    reference = kl_divergence(Independent(Normal(loc, scale), 1), Independent(Normal(prior_loc, prior_scale), 1))
-    torch.testing.assert_close(gaussian_kl(loc, scale, prior_loc, prior_scale), reference)
+def normal(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_categorical_kl_agrees_with_torch_distributions():
-    log_q, log_p = torch.randn(2, 6, 4, dtype=torch.float64).log_softmax(-1)
-    reference = kl_divergence(Categorical(logits=log_q), Categorical(logits=log_p))
-    torch.testing.assert_close(categorical_kl(log_q, log_p), reference)
+def unequal_prior(num_components=3, latent_dim=2, seed=0, **options):
+    """A prior with unequal means, scales and weights, in float64."""
+    loc, scale = 2 * normal(seed, num_components, latent_dim), normal(seed + 1, num_components, latent_dim).exp()
+    return GaussianMixturePrior(loc, scale, normal(seed + 2, num_components), **options)
 
 
-def test_kl_is_zero_on_identity_and_positive_elsewhere():
-    loc, scale = torch.randn(6, 4), torch.rand(6, 4) + 0.1
-    assert gaussian_kl(loc, scale, loc, scale).abs().max() < 1e-6
-    assert (gaussian_kl(loc, scale, loc + 0.3, scale * 1.1) > 0).all()
-    log_q = torch.randn(6, 4).log_softmax(-1)
-    assert categorical_kl(log_q, log_q).abs().max() < 1e-6
+def encoded(prior, batch=6, sharpness=1.0):
+    """A posterior that is somewhere near the prior, and one code for each image and component."""
+    shape = (batch, prior.num_components, prior.latent_dim)
+    loc = (prior.loc + normal(10, *shape)).detach()
+    posterior = Posterior(sharpness * normal(11, *shape[:2]), loc, (0.3 * normal(12, *shape)).exp())
+    return posterior, posterior.loc + posterior.scale * normal(13, *shape)
 
 
-def test_categorical_kl_has_finite_gradients_for_a_sharp_posterior():
-    logits = torch.tensor([[0.0, -400.0, -400.0]], requires_grad=True)
-    categorical_kl(logits.log_softmax(-1), torch.full((3,), 1 / 3).log()).sum().backward()
-    assert logits.grad.isfinite().all()
+def value(divergence, prior, case=None, seed=0):
+    return divergence(*(case or encoded(prior)), prior, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("divergence", ["joint", "marginal"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_mmd_agrees_with_the_brute_force_double_sum(divergence, seed):
-    case = random_case(seed)
-    got = squared_mmd(*case, InverseMultiquadratic(CONSTANTS), divergence)
-    expected = oracles.squared_mmd(*(t.numpy() for t in case), CONSTANTS, joint=divergence == "joint")
-    assert got.item() == pytest.approx(expected, rel=1e-10)
+# What it computes.
 
 
-@pytest.mark.parametrize("divergence", ["joint", "marginal"])
-def test_codes_that_are_not_kept_take_no_part(divergence):
-    probs, z, prior_probs, prior_z = random_case()
-    kept = torch.rand(5, 3, generator=torch.Generator().manual_seed(1)) > 0.4
-    assert 2 < kept.sum() < 15
-    weight, kernel = (probs * kept).requires_grad_(), InverseMultiquadratic(CONSTANTS)
-    every = squared_mmd(weight, z, prior_probs, prior_z, kernel, divergence)
-    moved = z.masked_fill(~kept[..., None], 9)
-    some = squared_mmd(weight, moved, prior_probs, prior_z, kernel, divergence, kept=kept)
-    torch.testing.assert_close(some, every, rtol=1e-12, atol=0)
-    gradients = [torch.autograd.grad(value, weight)[0] * kept for value in (every, some)]
-    torch.testing.assert_close(*gradients)
+@ON
+@pytest.mark.parametrize("bandwidths", [None, (0.3, 4.0)])
+def test_it_agrees_with_the_brute_force_double_sum_in_units_of_the_prior(on, bandwidths):
+    prior = unequal_prior()
+    posterior, z = encoded(prior)
+    got = value(MMD(on, bandwidths=bandwidths, prior_samples=4, tolerance=0), prior)
+    prior_z = prior.sample_each(4, torch.Generator().manual_seed(0))
+    # 2 D times the mean variance: that between two codes of one component, drawn at random.
+    unit = 4 * np.square(prior.scale.numpy()).mean()
+    constants = [unit * bandwidth for bandwidth in bandwidths or (0.8, 2.4, 8.0, 24.0, 80.0)]
+    own = oracles.prior_part(prior.probs.numpy(), prior.loc.numpy(), prior.scale.numpy(), constants, on == "pairs")
+    arrays = (tensor.numpy() for tensor in (posterior.probs, z, prior.probs, prior_z))
+    expected = oracles.squared_mmd(*arrays, constants, on == "pairs", own)
+    assert got.item() == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("divergence", ["joint", "marginal"])
-def test_a_known_prior_part_takes_the_place_of_the_estimated_one(divergence):
-    case, kernel = random_case(), InverseMultiquadratic(CONSTANTS)
-    estimated = squared_mmd(*case, kernel, divergence)
-    with_zero, with_two = (
-        squared_mmd(*case, kernel, divergence, prior_part=torch.tensor(p, dtype=torch.float64)) for p in (0.0, 2.0)
+@ON
+def test_all_estimators_have_one_mean(on):
+    prior = unequal_prior()
+    posterior, _ = encoded(prior)
+    generator, seen = torch.Generator().manual_seed(0), {"sampled": [], "half-closed": []}
+    parts = {name: MMD(on, estimator=name) for name in seen}
+    for _ in range(1500):
+        z = posterior.sample(generator)
+        for name, part in parts.items():
+            seen[name].append(part(posterior, z, prior, generator).item())
+    closed = value(MMD(on, estimator="closed"), prior).item()
+    for values in seen.values():
+        assert abs(np.mean(values) - closed) < 4 * np.std(values) / 1500**0.5
+
+
+@ON
+def test_in_closed_form_a_posterior_equal_to_the_prior_has_none(on):
+    prior = unequal_prior()
+    logits, loc, scale = (part.expand(4, *part.shape) for part in (prior.logits, prior.loc, prior.scale))
+    assert value(MMD(on, estimator="closed"), prior, (Posterior(logits, loc, scale), loc)).item() == pytest.approx(
+        0, abs=1e-4
     )
-    assert (with_two - with_zero).item() == pytest.approx(2)
-    assert with_zero < estimated
+    wider = Posterior(logits, loc, 3 * scale)
+    assert value(MMD(on, estimator="closed"), prior, (wider, loc)).item() > 0.01
 
 
-@pytest.mark.parametrize("divergence", ["joint", "marginal"])
-def test_mmd_is_zero_in_expectation_for_equal_distributions(divergence):
-    """Codes drawn from the prior with the prior's weights: the estimate must average to zero, with both signs."""
-    prior = GaussianMixturePrior.simplex(3, 2, edge=2.0)
-    kernel = InverseMultiquadratic.for_prior(prior)
-    generator = torch.Generator().manual_seed(0)
-    component = torch.arange(3).repeat_interleave(12)
+@ON
+def test_a_kernel_of_ones_own_is_a_function(on):
+    prior = unequal_prior()
+    by_hand = value(MMD(on, kernel=lambda squared: 2 / (2 + squared) + 9 / (9 + squared)), prior)
+    # What has no closed form is estimated, the prior's own part too.
+    posterior, z = encoded(prior)
+    prior_z = prior.sample_each(16, torch.Generator().manual_seed(0))
+    expected = squared_mmd(posterior.probs, z, prior.probs, prior_z, KERNEL, on)
+    torch.testing.assert_close(by_hand, expected, rtol=1e-10, atol=0)
 
-    def draw():
-        return prior.sample(36, component, generator=generator).unflatten(0, (3, 12))
 
-    probs = prior.probs.expand(12, 3)
-    values = np.array(
-        [squared_mmd(probs, draw().transpose(0, 1), prior.probs, draw(), kernel, divergence) for _ in range(600)]
+@EVERY
+def test_it_repeats_with_its_generator_and_leaves_the_global_one_alone(estimator):
+    prior, part, before = unequal_prior(), MMD(estimator=estimator), torch.get_rng_state()
+    assert torch.equal(value(part, prior), value(part, prior))
+    assert torch.equal(value(part, prior), value(part, prior, seed=1)) == (estimator != "sampled")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_it_is_computed_in_full_precision_under_autocast():
+    prior = unequal_prior().float()
+    posterior, z = encoded(unequal_prior())
+    case = Posterior(*(t.float() for t in (posterior.logits, posterior.loc, posterior.scale))), z.float()
+    exact = value(MMD(), prior, case)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(value(MMD(), prior, case), exact)
+
+
+# A prior that changes.
+
+
+def doubled_by_data(prior):
+    prior.loc.data.mul_(2)
+
+
+def halved_in_place(prior):
+    prior.scale.mul_(0.5)
+
+
+def other_weights(prior):
+    prior.logits.copy_(normal(7, 3).log_softmax(0))
+
+
+def loaded(prior):
+    prior.load_state_dict(unequal_prior(seed=5).state_dict())
+
+
+@ON
+@EVERY
+@pytest.mark.parametrize("change", [doubled_by_data, halved_in_place, other_weights, loaded])
+def test_a_prior_changed_in_place_counts_from_then_on(on, estimator, change):
+    prior, part = unequal_prior(), MMD(on, estimator=estimator)
+    case = encoded(prior)
+    before = value(part, prior, case)
+    change(prior)
+    fresh = value(MMD(on, estimator=estimator), copy.deepcopy(prior), case)
+    after = value(part, prior, case)
+    assert torch.equal(after, fresh)
+    assert not torch.equal(after, before)
+
+
+def test_one_part_serves_several_priors_in_turn():
+    part, one = MMD(), GaussianMixturePrior(torch.zeros(1, 2))  # alike in both precisions
+    for prior in [unequal_prior(), unequal_prior(seed=5), one, copy.deepcopy(one).double()] * 2:
+        posterior, z = encoded(prior)
+        case = (
+            Posterior(*(t.to(prior.loc) for t in (posterior.logits, posterior.loc, posterior.scale))),
+            z.to(prior.loc),
+        )
+        assert torch.equal(value(part, prior, case), value(MMD(), prior, case))
+
+
+def test_settings_that_are_changed_count_from_then_on():
+    part, prior = MMD(), unequal_prior()
+    value(part, prior)
+    part.on = "codes"
+    assert torch.equal(value(part, prior), value(MMD("codes"), prior))
+    part.kernel = KERNEL
+    assert torch.equal(value(part, prior), value(MMD("codes", kernel=KERNEL), prior))
+    part.kernel, part.bandwidths = None, (1.0,)
+    assert torch.equal(value(part, prior), value(MMD("codes", bandwidths=(1.0,)), prior))
+
+
+@ON
+@pytest.mark.parametrize(
+    ("kernel", "estimator"),
+    [(kernel, estimator) for kernel in (KERNEL, Gaussian((1.0, 3.0))) for estimator in ESTIMATORS]
+    + [(lambda squared: 1 / (1 + squared), "sampled")],  # a function has no closed form
+)
+def test_a_prior_that_learns_gets_the_whole_gradient(on, kernel, estimator):
+    prior = unequal_prior(learn=LEARNABLE)
+    case, part = encoded(prior), MMD(on, kernel=kernel, estimator=estimator)
+    slopes.assert_gradients(lambda: value(part, prior, case), prior.parameters())
+
+
+@EVERY
+def test_with_the_default_kernel_means_and_weights_get_the_whole_gradient_too(estimator):
+    prior = unequal_prior(learn=("loc", "weights"))  # scales would change its unit
+    case, part = encoded(prior), MMD(estimator=estimator)
+    slopes.assert_gradients(lambda: value(part, prior, case), prior.parameters())
+
+
+@ON
+@EVERY
+def test_a_prior_learns_step_after_step(on, estimator):
+    prior = unequal_prior(learn=LEARNABLE)
+    case, part = encoded(prior), MMD(on, estimator=estimator, kernel=KERNEL)
+    optimizer = torch.optim.Adam(prior.parameters(), lr=0.02)
+    first = value(part, prior, case).item()
+    for _ in range(20):
+        optimizer.zero_grad()
+        value(part, prior, case).backward()
+        optimizer.step()
+    assert value(part, prior, case).item() < first - 1e-3
+
+
+def test_a_prior_that_learns_is_evaluated_with_the_values_it_has():
+    prior, part = unequal_prior(learn=LEARNABLE), MMD()
+    frozen = GaussianMixturePrior(prior.loc.detach(), prior.scale.detach(), prior.logits.detach())
+    with torch.no_grad():
+        torch.testing.assert_close(value(part, prior), value(MMD(), frozen), rtol=1e-4, atol=0)
+        prior.loc.mul_(2)
+        frozen.loc.mul_(2)
+        torch.testing.assert_close(value(part, prior), value(MMD(), frozen), rtol=1e-4, atol=0)
+
+
+def test_a_mean_that_is_a_parameter_in_a_subclass_gets_the_whole_gradient():
+    class Trained(GaussianMixturePrior):
+        def __init__(self, prior):
+            super().__init__(prior.loc, prior.scale, prior.logits)
+            del self.loc
+            self.loc = nn.Parameter(prior.loc.clone())
+
+    prior = Trained(unequal_prior())
+    case, part = encoded(prior), MMD("codes", kernel=KERNEL)
+    for _ in range(2):
+        slopes.assert_gradients(lambda: value(part, prior, case), prior.parameters())
+
+
+# A kernel that changes.
+
+
+class Learned(nn.Module, Kernel):
+    """A Gaussian kernel with a width that is trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_width = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+    def forward(self, squared_distance):
+        return (-squared_distance / (2 * self.log_width.exp() ** 2)).exp()
+
+    def expected(self, difference, variance, nodes=8):
+        wider = 1 + variance / self.log_width.exp() ** 2
+        return (wider.rsqrt() * (-difference.square() / (2 * wider * self.log_width.exp() ** 2)).exp()).prod(-1)
+
+
+@ON
+@EVERY
+def test_a_kernel_that_learns_is_trained_step_after_step(on, estimator):
+    prior, part = unequal_prior(), MMD(on, kernel=Learned(), estimator=estimator)
+    assert [name for name, _ in part.named_parameters()] == ["kernel.log_width"]
+    for _ in range(2):
+        slopes.assert_gradients(lambda: value(part, prior), part.parameters())
+        part.kernel.log_width.data.add_(0.5)
+
+
+def test_a_constant_that_is_changed_in_place_counts_from_then_on():
+    constant, prior = torch.tensor(2.0, dtype=torch.float64), unequal_prior()
+    part = MMD(kernel=InverseMultiquadratic([constant]))
+    before = value(part, prior)
+    constant.mul_(3)
+    torch.testing.assert_close(
+        value(part, prior), value(MMD(kernel=InverseMultiquadratic([6.0])), prior), rtol=1e-4, atol=0
     )
-    assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values))
-    assert values.min() < 0 < values.max()
+    assert not torch.equal(value(part, prior), before)
 
 
-@pytest.mark.parametrize("divergence", ["joint", "marginal"])
-def test_mmd_does_not_depend_on_the_order_of_components_or_images(divergence):
-    probs, z, prior_probs, prior_z = random_case()
-    kernel = InverseMultiquadratic(CONSTANTS)
-    k, i = torch.tensor([2, 0, 1]), torch.tensor([4, 1, 0, 3, 2])
-    before = squared_mmd(probs, z, prior_probs, prior_z, kernel, divergence)
-    after = squared_mmd(probs[i][:, k], z[i][:, k], prior_probs[k], prior_z[k], kernel, divergence)
-    torch.testing.assert_close(before, after)
+# What is left out.
 
 
-def test_marginal_mmd_is_blind_to_a_wasted_component_and_joint_is_not():
-    """All images take component 0, whose codes have the whole mixture's distribution: k is wasted, z is matched."""
-    prior = GaussianMixturePrior.simplex(3, 2)
-    kernel = InverseMultiquadratic.for_prior(prior)
-    generator = torch.Generator().manual_seed(0)
-    probs = torch.tensor([1.0, 0.0, 0.0]).expand(50, 3)
-    component = torch.arange(3).repeat_interleave(20)
-    values = {"joint": [], "marginal": []}
-    for _ in range(200):
-        z = prior.sample(150, generator=generator).unflatten(0, (50, 3))
-        prior_z = prior.sample(60, component, generator=generator).unflatten(0, (3, 20))
-        for divergence, seen in values.items():
-            seen.append(squared_mmd(probs, z, prior.probs, prior_z, kernel, divergence).item())
-    error = np.std(values["marginal"]) / np.sqrt(200)
-    assert abs(np.mean(values["marginal"])) < 4 * error
-    assert np.mean(values["joint"]) > 100 * error
+def gradient(part, prior, posterior, noise):
+    logits, loc, scale = (t.clone().requires_grad_() for t in (posterior.logits, posterior.loc, posterior.scale))
+    value(part, prior, (Posterior(logits, loc, scale), loc + scale * noise)).backward()
+    return logits.grad, loc.grad, scale.grad
 
 
-@pytest.mark.parametrize("divergence", ["joint", "marginal"])
-def test_mmd_gradients(divergence):
-    probs, z, prior_probs, prior_z = random_case(batch=3, samples=2)
-    kernel = InverseMultiquadratic(CONSTANTS)
-    inputs = (probs.requires_grad_(), z.requires_grad_())
-    assert torch.autograd.gradcheck(lambda q, c: squared_mmd(q, c, prior_probs, prior_z, kernel, divergence), inputs)
+@pytest.mark.parametrize("num_components", [10, 100, 1000, 3000])
+@pytest.mark.parametrize("sharpness", [1.0, 3.0, 5.0, 8.0])
+def test_the_gradient_is_as_exact_as_the_tolerance_for_every_number_of_components(num_components, sharpness):
+    prior = unequal_prior(num_components, 3)
+    posterior, z = encoded(prior, sharpness=sharpness)
+    noise = (z - posterior.loc) / posterior.scale
+    exact, truncated = (gradient(MMD(tolerance=t), prior, posterior, noise) for t in (0, 1e-3))
+    for a, b in zip(exact, truncated, strict=True):
+        assert (a - b).norm() < 2e-3 * a.norm()
 
 
-def test_gaussian_kl_gradients():
-    loc = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
-    scale = (torch.rand(3, 2, dtype=torch.float64) + 0.2).requires_grad_()
-    prior_loc, prior_scale = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda m, s: gaussian_kl(m, s, prior_loc, prior_scale), (loc, scale))
+def test_no_image_loses_more_than_the_tolerance():
+    for num_components in (10, 1000):
+        posterior, _ = encoded(unequal_prior(num_components), batch=50, sharpness=4.0)
+        _, kept = truncate(posterior.log_probs, 1e-3 / num_components)
+        lost = (posterior.probs * ~kept).sum(1)
+        assert 0 < lost.max() <= 1e-3
 
 
-def test_kernel_units_follow_the_prior():
-    narrow, wide = (GaussianMixturePrior.simplex(4, 3, scale=s) for s in (0.5, 1.0))
-    factors = (0.5, 2.0)
-    assert InverseMultiquadratic.for_prior(wide, factors).constants == pytest.approx((3.0, 12.0))
-    assert InverseMultiquadratic.for_prior(narrow, factors).constants == pytest.approx((0.75, 3.0))
+@ON
+def test_codes_below_the_tolerance_take_no_part(on):
+    prior = unequal_prior()
+    posterior, z = encoded(prior)
+    sharp = Posterior(posterior.logits - torch.tensor([0.0, 0.0, 20.0]).double(), posterior.loc, posterior.scale)
+    moved = z + 5 * torch.tensor([0.0, 0.0, 1.0]).double()[:, None]
+    near, far = (value(MMD(on), prior, (sharp, codes)) for codes in (z, moved))
+    assert torch.equal(near, far)
+    near, far = (value(MMD(on, tolerance=0), prior, (sharp, codes)) for codes in (z, moved))
+    assert not torch.equal(near, far)
 
 
-def test_what_is_not_a_number_stays_so():
-    uniform = torch.full((3,), 1 / 3).log()
-    assert categorical_kl(torch.tensor([torch.nan, -1.0, -1.0]), uniform).isnan()
+# What it refuses.
+
+
+class Uniform(Prior):
+    """Uniform boxes: no Gaussians."""
+
+    def __init__(self):
+        super().__init__()
+        for name, tensor in (("loc", normal(0, 3, 2)), ("scale", torch.ones(3, 2).double()), ("logits", normal(1, 3))):
+            self.register_buffer(name, tensor)
+        self.logits = self.logits.log_softmax(0)
+
+    def component_log_prob(self, z):
+        raise NotImplementedError
+
+    def component_kl(self, loc, scale):
+        raise NotImplementedError
+
+    def codes(self, noise, component):
+        return self.loc[component] + self.scale[component] * 12**0.5 * (torch.special.ndtr(noise) - 0.5)
+
+
+@ON
+def test_a_prior_without_gaussians_is_compared_by_samples_alone(on):
+    prior = Uniform()
+    posterior, z = encoded(prior)
+    got = value(MMD(on, kernel=KERNEL), prior)
+    prior_z = prior.sample_each(16, torch.Generator().manual_seed(0))
+    expected = squared_mmd(posterior.probs, z, prior.probs, prior_z, KERNEL, on)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=0)
+    for estimator in ("half-closed", "closed"):
+        with pytest.raises(TypeError, match="prior, for closed forms, must be of type GaussianMixturePrior"):
+            value(MMD(on, estimator=estimator), prior)
+
+
+def test_settings_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="either a kernel or the bandwidths of the default one"):
+        MMD(kernel=KERNEL, bandwidths=(1.0,))
+    with pytest.raises(TypeError, match=r"kernel must be a function of squared distances, got 2\.0"):
+        MMD(kernel=2.0)
+    for estimator in ("half-closed", "closed"):
+        with pytest.raises(ValueError, match=f"'{estimator}' needs a kernel with a closed form over Gaussians"):
+            MMD(kernel=lambda squared: (-squared).exp(), estimator=estimator)
+
+
+@EVERY
+def test_it_can_be_copied_and_shows_its_settings(estimator):
+    part = MMD("codes", bandwidths=(1.0,), estimator=estimator, prior_samples=8, tolerance=0.01)
+    prior = unequal_prior()
+    expected = value(part, prior)
+    assert torch.equal(value(copy.deepcopy(part), prior), expected)
+    for shown in ("'codes'", "bandwidths=(1.0,)", repr(estimator), "prior_samples=8", "tolerance=0.01"):
+        assert shown in repr(part)

@@ -2,25 +2,30 @@
 
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import replace
 
 import numpy as np
 import oracles
 import pytest
 import torch
-from gmlvm.expectations import TOLERANCE, Dense, Resampled, TopM, Truncated, truncate
+from torch import nn
 from torch.func import functional_call
 
-from gmlvm import GMLVM, VAE, WAE, GaussianMixturePrior, fit, objectives
-from gmlvm.divergences import InverseMultiquadratic
+from gmlvm import GMLVM, MMD, VAE, WAE, Divergence, Objective, Run, fit
+from gmlvm.batches import Batch
+from gmlvm.enumeration import TOLERANCE, Dense, Resampled, TopM, Truncated
+from gmlvm.kernels import InverseMultiquadratic
 
 # Rules that draw have score functions for weights, which no finite difference sees.
-EXACT = WAE(10.0, expectation=Dense())
+EXACT = WAE(10.0, enumeration=Dense())
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
 def x():
-    return torch.rand(5, 1, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    return torch.rand(5, 1, 4, 3, dtype=torch.float64, generator=seeded(9))
 
 
 def parameters(model):
@@ -30,90 +35,62 @@ def parameters(model):
 def noise(model, count, seed=0):
     """The noise that ``Posterior.sample`` draws first from a generator of this seed."""
     shape = (count, model.num_components, model.latent_dim)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).numpy()
+    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64).numpy()
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.3, 10.0])
 def test_elbo_agrees_with_an_independent_computation(double_model, x, beta):
-    terms = VAE(beta=beta)(double_model, x, torch.Generator().manual_seed(0))
+    terms = VAE(beta=beta)(double_model, x, seeded())
     expected = oracles.negative_elbo(x.numpy(), noise(double_model, len(x)), parameters(double_model), beta)
     np.testing.assert_allclose([term.item() for term in terms], expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("divergence", ["joint", "marginal"])
-def test_wae_agrees_with_an_independent_computation(double_model, x, divergence):
-    objective = WAE(30.0, divergence=divergence, reconstruction_weight=0.7, expectation=Dense(), prior_samples=4)
-    terms = objective(double_model, x, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("on", ["pairs", "codes"])
+def test_wae_agrees_with_an_independent_computation(double_model, x, on):
+    penalty = MMD(on, prior_samples=4)
+    terms = WAE(30.0, penalty, reconstruction_weight=0.7, enumeration=Dense())(double_model, x, seeded())
     p = parameters(double_model)
     eps = noise(double_model, len(x))
     error = oracles.expected_squared_error(x.numpy(), eps, p)
     # The prior's noise follows the posterior's in the same stream.
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     torch.randn(5, 3, 2, generator=generator, dtype=torch.float64)
     prior_noise = torch.randn(12, 2, generator=generator, dtype=torch.float64).numpy().reshape(3, 4, 2)
     prior_z = p["prior.loc"][:, None] + p["prior.scale"][:, None] * prior_noise
     loc, scale = oracles.continuous_encoder(x.numpy(), p)
-    constants = InverseMultiquadratic.for_prior(double_model.prior, objective.factors).constants
+    constants = InverseMultiquadratic.for_prior(double_model.prior, penalty.bandwidths).constants
     mmd = oracles.squared_mmd(
         np.exp(oracles.discrete_encoder(x.numpy(), p)),
         loc + scale * eps,
         np.exp(p["prior.logits"]),
         prior_z,
         constants,
-        joint=divergence == "joint",
+        joint=on == "pairs",
         prior_part=oracles.prior_part(
-            np.exp(p["prior.logits"]), p["prior.loc"], p["prior.scale"], constants, divergence == "joint"
+            np.exp(p["prior.logits"]), p["prior.loc"], p["prior.scale"], constants, on == "pairs"
         ),
     )
     np.testing.assert_allclose([t.item() for t in terms], [0.7 * error + 30 * mmd, error, mmd, 0], rtol=1e-9)
 
 
-@pytest.mark.parametrize("divergence", ["joint", "marginal"])
-@pytest.mark.parametrize("estimator", ["sampled", "half-closed"])
-def test_every_estimator_has_the_closed_forms_mean(double_model, x, divergence, estimator):
-    closed = WAE(1.0, divergence=divergence, estimator="closed")(double_model, x).divergence.item()
-    objective = WAE(1.0, divergence=divergence, estimator=estimator)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        sampled = np.array([objective(double_model, x, generator).divergence.item() for _ in range(300)])
-    assert sampled.std() > 0
-    assert abs(sampled.mean() - closed) <= 4 * sampled.std() / len(sampled) ** 0.5
-
-
-def test_what_the_prior_has_to_itself_is_computed_once_and_again_when_it_changes(double_model, x, monkeypatch):
-    calls = []
-    compute = objectives.closed_form.prior_prior
-    monkeypatch.setattr(objectives.closed_form, "prior_prior", lambda *a: calls.append(a) or compute(*a))
-    first = EXACT(double_model, x, torch.Generator().manual_seed(0)).divergence
-    for _ in range(3):
-        again = EXACT(double_model, x, torch.Generator().manual_seed(0)).divergence
-        assert again.item() == first.item()
-    assert len(calls) == 1
-    wider = GaussianMixturePrior(double_model.prior.loc, 2 * double_model.prior.scale, double_model.prior.logits)
-    double_model.prior.load_state_dict(wider.state_dict())
-    loaded = EXACT(double_model, x, torch.Generator().manual_seed(0)).divergence
-    double_model.prior = wider
-    built = EXACT(double_model, x, torch.Generator().manual_seed(0)).divergence
-    assert loaded.item() == built.item() != first.item()
-
-
-def test_the_penalty_keeps_its_precision_under_autocast(small_model, small_data):
-    x = small_data.train.images[:64]
-    posterior = small_model.posterior(x)
-    z = posterior.sample(torch.Generator().manual_seed(0))
-    exact = WAE(1.0).penalty(small_model.prior, posterior, z, torch.Generator().manual_seed(1))
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = WAE(1.0).penalty(small_model.prior, posterior, z, torch.Generator().manual_seed(1))
-    assert mixed.dtype == torch.float32
-    torch.testing.assert_close(mixed, exact)
-
-
 def test_the_smoothness_term_is_weighted_and_added(double_model, x):
-    plain = WAE(30.0)(double_model, x, torch.Generator().manual_seed(0))
-    smooth = WAE(30.0, smoothness_weight=3.0)(double_model, x, torch.Generator().manual_seed(0))
+    plain = WAE(30.0)(double_model, x, seeded())
+    smooth = WAE(30.0, smoothness_weight=3.0)(double_model, x, seeded())
     assert smooth.roughness.item() > 0
     assert smooth.reconstruction.item() == plain.reconstruction.item()
     assert smooth.loss.item() == pytest.approx(plain.loss.item() + 3 * smooth.roughness.item(), rel=1e-12)
+
+
+def test_roughness_is_that_of_the_radius_and_the_generator(small_model, small_data):
+    x = small_data.train.images[:8]
+
+    def roughness(radius, seed):
+        objective = WAE(1.0, smoothness_weight=1.0, smoothness_radius=radius)
+        return objective(small_model, x, seeded(seed)).roughness.item()
+
+    assert roughness(1.0, 0) == roughness(1.0, 0)
+    assert roughness(1.0, 0) != roughness(1.0, 1)
+    assert roughness(3.0, 0) > 2 * roughness(1.0, 0)
 
 
 def test_beta_zero_leaves_the_reconstruction(double_model, x):
@@ -134,35 +111,24 @@ def test_a_posterior_equal_to_the_prior_has_no_kl(double_model, x):
 
 
 def gradient(objective, model, x):
-    terms = objective(model, x, torch.Generator().manual_seed(0))
+    terms = objective(model, x, seeded())
     return torch.cat([g.flatten() for g in torch.autograd.grad(terms.loss, list(model.parameters()))])
 
 
-def test_along_a_run_the_sparse_gradient_is_the_dense_one(small_model, small_data, monkeypatch):
-    """Terms left out of the sum over k and of the penalty, at the library's tolerance, in float64."""
+def test_along_a_run_the_sparse_gradient_is_the_dense_one(small_model, small_data):
+    """Terms left out of the sum over k and of the penalty, at the library's tolerances, in float64."""
     x = small_data.train.images[:64]
+    sparse, dense = WAE(100.0, enumeration=Truncated()), WAE(100.0, MMD(tolerance=0.0), enumeration=Dense())
     differences, left_out = [], []
 
-    def compare(model):
-        double = deepcopy(model).double()
-        sparse = gradient(WAE(100.0, expectation=Truncated()), double, x)
-        with monkeypatch.context() as patch:
-            patch.setattr(objectives, "truncate", lambda log_probs: truncate(log_probs, 0.0))
-            dense = gradient(WAE(100.0, expectation=Dense()), double, x)
-        differences.append(((sparse - dense).norm() / dense.norm()).item())
+    def compare(run):
+        double = deepcopy(run.model).double()
+        of_sparse, of_dense = gradient(sparse, double, x), gradient(dense, double, x)
+        differences.append(((of_sparse - of_dense).norm() / of_dense.norm()).item())
         left_out.append((double.posterior(x).probs <= TOLERANCE).double().mean().item())
 
-    steps = range(0, 601, 50)
-    fit(
-        small_model,
-        WAE(3.0),
-        small_data,
-        steps=600,
-        batch_size=64,
-        learning_rate=3e-3,
-        callbacks=dict.fromkeys(steps, compare),
-        progress=False,
-    )
+    settings = {"steps": 600, "batch_size": 64, "learning_rate": 3e-3, "progress": False}
+    fit(small_model, WAE(3.0), small_data, callbacks=dict.fromkeys(range(0, 601, 50), compare), **settings)
     assert max(differences) <= 1e-3
     assert max(left_out) > 0.1  # there was something to leave out
     assert max(differences) > 0
@@ -170,19 +136,24 @@ def test_along_a_run_the_sparse_gradient_is_the_dense_one(small_model, small_dat
 
 @pytest.mark.parametrize(
     "objective",
-    [VAE(beta=2.0), EXACT, replace(EXACT, divergence="marginal"), replace(EXACT, estimator="half-closed")],
-    ids=repr,
+    [
+        VAE(beta=2.0),
+        EXACT,
+        WAE(10.0, MMD("codes"), enumeration=Dense()),
+        WAE(10.0, MMD(estimator="half-closed"), enumeration=Dense()),
+    ],
+    ids=["vae", "pairs", "codes", "half-closed"],
 )
 def test_gradients_with_respect_to_every_parameter(double_model, x, objective):
     names, values = zip(*double_model.named_parameters(), strict=True)
 
-    class Loss(torch.nn.Module):
+    class Loss(nn.Module):
         def __init__(self):
             super().__init__()
             self.model = double_model
 
         def forward(self):
-            return objective(self.model, x[:3], torch.Generator().manual_seed(0)).loss
+            return objective(self.model, x[:3], seeded()).loss
 
     def loss(*parameters):
         return functional_call(Loss(), {f"model.{n}": p for n, p in zip(names, parameters, strict=True)}, ())
@@ -190,70 +161,73 @@ def test_gradients_with_respect_to_every_parameter(double_model, x, objective):
     assert torch.autograd.gradcheck(loss, values, fast_mode=True)
 
 
-def test_uint8_images_are_their_grey_levels_over_255(small_model, small_data):
+@pytest.mark.parametrize("objective", [VAE(), WAE(10.0)], ids=["vae", "wae"])
+def test_uint8_images_are_their_grey_levels_over_255(small_model, small_data, objective):
     x = small_data.train.images[:4]
-    for objective in (VAE(), WAE(10.0)):
-        whole = objective(small_model, x, torch.Generator().manual_seed(0))
-        grey = objective(small_model, x / 255, torch.Generator().manual_seed(0))
-        torch.testing.assert_close(torch.stack(whole), torch.stack(grey))
+    whole, grey = objective(small_model, x, seeded()), objective(small_model, x / 255, seeded())
+    torch.testing.assert_close(torch.stack(whole), torch.stack(grey))
 
 
-def test_terms_are_named_with_the_loss_first(small_model, small_data):
-    for objective in (VAE(), WAE(10.0)):
-        terms = objective(small_model, small_data.train.images[:4])
-        assert terms._fields == objective.term_names
-        assert terms._fields[0] == "loss"
+@pytest.mark.parametrize("objective", [VAE(), WAE(10.0)], ids=["vae", "wae"])
+def test_the_loss_comes_first_and_is_the_sum_that_it_says(double_model, x, objective):
+    terms = objective(double_model, x)._asdict()
+    assert next(iter(terms)) == "loss"
+    loss = terms.pop("loss")
+    weights = [1.0, 1.0, 1.0] if isinstance(objective, VAE) else [1.0, 10.0, 0.0]
+    total = sum(weight * term for weight, term in zip(weights, terms.values(), strict=True))
+    assert loss.item() == pytest.approx(total.item())
+
+
+def test_images_alone_are_a_batch(double_model, x):
+    terms = [EXACT(double_model, batch, seeded()).loss for batch in (x, Batch(x), Batch(x, torch.arange(5)))]
+    assert terms[0] == terms[1] == terms[2]
 
 
 @pytest.mark.parametrize(
-    "objective", [VAE(), VAE(expectation=TopM(1)), WAE(10.0), WAE(10.0, divergence="marginal")], ids=repr
+    "objective",
+    [VAE(), VAE(enumeration=TopM(1)), WAE(10.0), WAE(10.0, MMD("codes"))],
+    ids=["vae", "vae top", "pairs", "codes"],
 )
 def test_a_step_waits_for_no_value_of_an_accelerator(small_model, objective, monkeypatch):
     """Tensors without values stand for those of a GPU: whatever has to read one raises."""
-    kernel = InverseMultiquadratic.for_prior(small_model.prior)
-    monkeypatch.setattr(objectives, "_prior_part", lambda *_: (kernel, torch.zeros((), device="meta")))
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which no such device has
     model = small_model.to("meta")
     x = torch.zeros(6, *model.image_shape, dtype=torch.uint8, device="meta")
     objective(model, x).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     with pytest.raises(NotImplementedError, match="nonzero"):
-        VAE(expectation=Truncated())(model, x)
+        VAE(enumeration=Truncated())(model, x)
 
 
-def test_factors_may_be_any_sequence_and_decide_the_kernel(small_model, small_data):
-    x = small_data.train.images[:8]
-    values = [
-        WAE(1.0, factors=factors)(small_model, x, torch.Generator().manual_seed(0)).divergence
-        for factors in ((0.8, 2.4), [0.8, 2.4], np.array([0.8, 2.4]), (8.0, 24.0))
-    ]
-    assert values[0] == values[1] == values[2]
-    assert values[0] != values[3]
+class Counting(nn.Module):
+    """Counts the codes that a decoder is given."""
+
+    def __init__(self, decoder):
+        super().__init__()
+        self.decoder, self.codes = decoder, 0
+
+    def forward(self, z):
+        self.codes += len(z)
+        return self.decoder(z)
 
 
-def test_roughness_is_that_of_the_radius_and_the_generator(small_model, small_data):
-    x = small_data.train.images[:8]
-
-    def roughness(radius, seed):
-        objective = WAE(1.0, smoothness_weight=1.0, smoothness_radius=radius)
-        return objective(small_model, x, torch.Generator().manual_seed(seed)).roughness.item()
-
-    assert roughness(1.0, 0) == roughness(1.0, 0)
-    assert roughness(1.0, 0) != roughness(1.0, 1)
-    assert roughness(3.0, 0) > 2 * roughness(1.0, 0)
-
-
-@pytest.mark.parametrize(("networks", "fixed"), [("mlp", True), ("conv", False)])
-def test_places_of_weight_zero_are_not_decoded_where_batch_norm_would_see_them(networks, fixed):
-    model = GMLVM.for_images((1, 6, 5), 4, 3, networks=networks)
-    log_probs = torch.zeros(6, 4, device="meta")
-    # On a CPU the terms are as many as the values ask for. A device without values stands for a GPU.
-    assert len(objectives._select(Resampled(2), model, torch.zeros(6, 4).log_softmax(1), None).weight) <= 18
+@pytest.mark.parametrize(("kind", "fixed"), [("mlp", True), ("conv", False)])
+def test_places_of_weight_zero_are_not_decoded_where_batch_norm_would_see_them(kind, fixed):
+    model = GMLVM.for_images((1, 6, 5), 4, 3, networks=kind)
+    model.decoder = Counting(model.decoder)
+    objective, x = VAE(enumeration=Resampled(2)), torch.zeros(6, 1, 6, 5, dtype=torch.uint8)
+    with torch.no_grad():
+        model.discrete_encoder[-1].weight.zero_()
+        model.discrete_encoder[-1].bias.copy_(torch.tensor([9.0, 0, 0, 0]))
+    objective(model, x, seeded())
+    assert model.decoder.codes <= 8  # on a CPU the terms are as many as the values ask for, here about one an image
+    model.to("meta").decoder.codes = 0  # a device without values stands for a GPU
     if fixed:
-        assert len(objectives._select(Resampled(2), model, log_probs, None).weight) == 18
+        objective(model, x.to("meta"))
+        assert model.decoder.codes == 18
     else:
         with pytest.raises(NotImplementedError, match="nonzero"):
-            objectives._select(Resampled(2), model, log_probs, None)
+            objective(model, x.to("meta"))
 
 
 def test_resampling_is_unbiased_under_autocast(small_model, small_data):
@@ -264,7 +238,84 @@ def test_resampling_is_unbiased_under_autocast(small_model, small_data):
     x = small_data.train.images[:1].expand(300_000, -1, -1, -1)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         log_probs = small_model.posterior(x).log_probs
-        chosen = Resampled(2).select(log_probs, torch.Generator().manual_seed(0))
+        chosen = Resampled(2).select(log_probs, seeded())
     mean = torch.zeros(4).index_add(0, chosen.component, chosen.weight) / len(x)
     # A weight of 1/2 at a rate of 2 q: a standard error of sqrt(q / 2 n), 5e-5.
     torch.testing.assert_close(mean, log_probs[0].exp(), rtol=0, atol=2e-4)
+
+
+class Centre(Divergence):
+    """How far the mean code is from a learned point: a penalty with a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.point = nn.Parameter(torch.ones(3))
+
+    def forward(self, posterior, z, prior, generator=None):
+        return (posterior.probs.unsqueeze(2) * z).sum(1).mean(0).sub(self.point).square().sum()
+
+
+class Weighted(Objective):
+    """Squared error with a learned variance, and a weight for each training image."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(()))
+        self.register_buffer("weights", weights)
+        self.seen = []
+
+    def terms(self, model, batch, generator):
+        self.seen.append(batch)
+        weight = self.weights[batch.indices]  # (B,)
+        x = model.pixels(batch.images)
+        posterior = model.posterior_of_pixels(x)
+        error = (model.decoder_logits(posterior.sample(generator)).sigmoid() - x[:, None]).square().flatten(2).sum(2)
+        error = (weight * (posterior.probs * error).sum(1)).mean()
+        return {"loss": error * (-self.log_variance).exp() + self.log_variance, "error": error}
+
+
+def new_model():
+    return GMLVM.for_images((1, 6, 5), 4, 3, hidden_dim=12, component_hidden_dim=5, seed=1)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Weighted(torch.ones(400)), lambda: WAE(10.0, Centre())], ids=["objective", "penalty"]
+)
+def test_parameters_of_an_objective_are_trained_and_taken_up_again_from_a_checkpoint(small_data, tmp_path, make):
+    settings = {"steps": 10, "batch_size": 16, "progress": False}
+    whole_model, whole = new_model(), make()
+    start = deepcopy(whole.state_dict())
+    fit(whole_model, whole, small_data, **settings)
+    moved = [name for name, _ in whole.named_parameters() if not torch.equal(whole.state_dict()[name], start[name])]
+    assert moved == [name for name, _ in whole.named_parameters()] != []
+
+    path = tmp_path / "run"
+    half = Run(new_model(), make(), small_data, steps=10, batch_size=16)
+    for _ in range(4):
+        half.step()
+    half.save(path)
+    model, objective = new_model(), make()
+    fit(model, objective, small_data, checkpoint=path, **settings)
+    for expected, got in ((whole_model, model), (whole, objective)):
+        assert all(map(torch.equal, expected.state_dict().values(), got.state_dict().values()))
+
+
+def test_a_constant_of_each_training_image_is_found_by_its_index(small_data):
+    images = small_data.train.images
+    weights = images.double().flatten(1).mean(1).float()
+    objective = Weighted(weights)
+    history = fit(new_model(), objective, small_data, steps=3, batch_size=16, progress=False)
+    for batch in objective.seen:
+        assert torch.equal(images[batch.indices], batch.images)
+        torch.testing.assert_close(weights[batch.indices], batch.images.double().flatten(1).mean(1).float())
+    none = fit(new_model(), Weighted(torch.zeros(400)), small_data, steps=3, batch_size=16, progress=False)
+    assert (none["error"] == 0).all()
+    assert (history["error"] > 0).all()
+
+
+def test_the_settings_of_an_objective_stand_in_its_repr():
+    text = repr(WAE(3.0, MMD("codes"), smoothness_weight=0.5))
+    assert "3.0" in text
+    assert "smoothness_weight=0.5" in text
+    assert "MMD('codes'" in text
+    assert repr(VAE(0.3, TopM(2))) == "VAE(beta=0.3, enumeration=TopM(m=2))"

@@ -132,6 +132,18 @@ def test_integers_of_numpy_are_integers(prior):
     assert torch.equal(drawn, expected)
 
 
+@pytest.mark.parametrize("learn", [(), LEARNABLE])
+def test_what_it_was_given_is_copied(learn):
+    given = [torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(2)]
+    prior = GaussianMixturePrior(*given, learn=learn)
+    before = {name: value.clone() for name, value in values(prior).items()}
+    for tensor in given:
+        tensor.add_(1).mul_(2)
+        tensor[0] += 5
+    for name, value in values(prior).items():
+        assert torch.equal(value, before[name])
+
+
 # What a prior learns.
 
 
@@ -172,7 +184,7 @@ def test_a_prior_that_learns_finds_the_mixture_that_made_the_codes():
         optimizer.step()
     assert prior.log_prob(z).mean() > truth.log_prob(z).mean()  # as the maximum of the likelihood is
     torch.testing.assert_close(prior.loc.detach(), truth.loc, atol=0.25, rtol=0)
-    torch.testing.assert_close(prior.scale.detach(), truth.scale, atol=0.1, rtol=0)
+    torch.testing.assert_close(prior.scale.detach(), truth.scale, atol=0.15, rtol=0)
     torch.testing.assert_close(prior.probs.detach(), truth.probs, atol=0.05, rtol=0)
 
 

@@ -23,6 +23,7 @@ from gmlvm.testing import (
     check_objective,
     check_prior,
 )
+from gmlvm.transport import Sinkhorn, SlicedWasserstein
 
 IMAGES = torch.randint(256, (50, 1, 4, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -55,6 +56,11 @@ class TestWhatIsBuiltIn:
     @pytest.mark.parametrize("kernel", [Gaussian([1.0]), lambda squared_distance: 1 / (1 + squared_distance)], ids=str)
     def test_the_mmd_with_another_kernel(self, kernel):
         check_divergence(MMD(kernel=kernel))
+
+    @pytest.mark.parametrize("on", ["pairs", "codes"])
+    @pytest.mark.parametrize("divergence", [SlicedWasserstein, Sinkhorn])
+    def test_transport(self, on, divergence):
+        check_divergence(divergence(on))
 
     @pytest.mark.parametrize("rule", [Dense(), TopM(1), TopM(5), Resampled(1), Resampled(3)], ids=str)
     def test_rules_without_bias(self, rule):
@@ -150,7 +156,39 @@ class WeightsOfOdds(GaussianMixturePrior):
         self.logits += 1
 
 
+class LogitsInAColumn(GaussianMixturePrior):
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        self.logits = self.logits[:, None]
+
+
+class NegativeScale(GaussianMixturePrior):
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        self.scale *= -1
+
+
+class CodesInARow(GaussianMixturePrior):
+    def codes(self, noise, component):
+        return super().codes(noise, component).flatten(0, -2)
+
+
+class DensityOfOneComponent(GaussianMixturePrior):
+    def component_log_prob(self, z):
+        return super().component_log_prob(z)[..., :1]
+
+
+class KLOfAllComponents(GaussianMixturePrior):
+    def component_kl(self, loc, scale):
+        return super().component_kl(loc, scale).sum(-1)
+
+
 PRIORS = [
+    (LogitsInAColumn, (), r"logits of the prior must have shape \(4,\), got \(4, 1\)"),
+    (NegativeScale, (), r"scales of the prior must be positive, got -"),
+    (CodesInARow, (), r"codes of the prior must have shape \(4, 4000, 3\), got \(16000, 3\)"),
+    (DensityOfOneComponent, (), r"component_log_prob of the prior must have shape \(4, 4\), got \(4, 1\)"),
+    (KLOfAllComponents, (), r"component_kl of the prior must have shape \(2, 4\), got \(2,\)"),
     (KLWithoutItsHalf, (), "the KL divergence of a Gaussian from component 0 of the prior must be"),
     (DensityOfTheVariance, (), "the log density of component 0 of the prior over"),
     (DensityWithoutItsConstant, (), "integrated, must be 1 within"),
@@ -277,6 +315,11 @@ class ListOfLayers(Moments):
         self.layers = [nn.Linear(2, 2)]
 
 
+class ThreeImages(Moments):
+    def forward(self, posterior, z, prior, generator=None):
+        return super().forward(posterior, z, prior, generator) / (len(z) - 2)
+
+
 class OneForEachImage(Moments):
     def forward(self, posterior, z, prior, generator=None):
         return super().forward(posterior, z, prior, generator).expand(len(z))
@@ -295,6 +338,7 @@ DIVERGENCES = [
     (DetachedPrior, "prior that learns must reach loc, got zero"),
     (HalfDetached, "must be its slope"),
     (ListOfLayers, r"got ListOfLayers\.layers as a plain attribute: use .* nn\.ModuleList"),
+    (ThreeImages, "a divergence must be finite, got NaN or infinity"),
     (OneForEachImage, r"must have shape \(\), got"),
 ]
 
@@ -351,10 +395,31 @@ class ShapeOfValues(Resampled):
         return super().select(log_probs, generator)
 
 
+class ColumnOfWeights(Dense):
+    def select(self, log_probs, generator=None, *, fixed_shape=False):
+        chosen = super().select(log_probs)
+        return chosen._replace(weight=chosen.weight[:, None])
+
+
+class FilledUpWithOnes(Dense):
+    def select(self, log_probs, generator=None, *, fixed_shape=False):
+        chosen = super().select(log_probs)
+        return chosen._replace(weight=torch.ones_like(chosen.weight)) if fixed_shape else chosen
+
+
+class RootOfProbabilities(Dense):
+    def select(self, log_probs, generator=None, *, fixed_shape=False):
+        chosen, root = super().select(log_probs), log_probs.exp().sqrt().flatten()
+        return chosen._replace(weight=root * root)
+
+
 RULES = [
+    (ColumnOfWeights, r"weight of a selection must have shape \(300,\), got \(300, 1\)"),
+    (FilledUpWithOnes, "must sum to one, got 6 to 6"),
+    (RootOfProbabilities, "must be finite, got NaN or infinity in logits of a certain posterior"),
     (Doubled, "must select no pair twice, got 600 terms of 300 pairs"),
     (LargestAlone, r"must sum to one, got 0\.16"),
-    (LargestForAll, "the sum over k by a rule must be .* it is biased"),
+    (LargestForAll, "^the sum over k by a rule must be .* it is biased"),
     (DetachedWeights, "the gradient of the sum over k by a rule must be .* score function"),
     (DrawnAnywhere, "must leave the global generators as they were"),
     (CountedFromOne, r"component of a selection must lie in 0\.\.5, got 1 to 6"),
@@ -473,7 +538,19 @@ class HalfOfItsState(Autoencoder):
         return super().load_state_dict(state, strict=False)
 
 
+class ThreeImagesAtLeast(Autoencoder):
+    def mean(self, error):
+        return error.sum() / (len(error) - 2)
+
+
+class RootOfNothing(Autoencoder):
+    def named(self, loss, error):
+        return super().named(loss + (0 * error).sqrt(), error)
+
+
 OBJECTIVES = [
+    (ThreeImagesAtLeast, "the term loss must be finite"),
+    (RootOfNothing, "the gradient of the loss must be finite, got NaN or infinity in"),
     (LossLast, r"with loss first, got \['error', 'loss'\]"),
     (Unnamed, r"must be a named tuple or a mapping, with loss first, got \['tuple'\]"),
     (ErrorOfEachImage, r"the term error must have shape \(\), got \(3,\)"),
@@ -545,7 +622,39 @@ class Counting(nn.Module):
         return x + self.uses
 
 
+class Centred(nn.Module):
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+class Counted(nn.Module):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x
+
+
+class InDouble(nn.Module):
+    def forward(self, x):
+        return x.double()
+
+
+class OtherWhenRead(nn.Module):
+    _gain = 1.0
+
+    def _load_from_state_dict(self, *arguments):
+        self._gain = 2.0
+
+    def forward(self, x):
+        return self._gain * x
+
+
 DECODERS = {
+    "centred": (Centred(), "what reconstruct gives for each image alone must be the same, .* no image may see"),
+    "counted": (Counted(), r"looking at a model must leave the model as it was, got changes .*Counted\(calls="),
+    "double": (InDouble(), r"what decoder gives must be torch\.float32"),
+    "other when read": (OtherWhenRead(), "an image by a model read from a file must be the same"),
     "batch statistics": (nn.BatchNorm1d(12, track_running_stats=False), "no image may see the others"),
     "dropout always": (DropoutAlways(), "must leave the global generators as they were"),
     "detached": (Detached(), "what decoder gives must be differentiable"),
@@ -563,6 +672,11 @@ def with_decoder(layer=None):
 @pytest.mark.parametrize("layer", [None, nn.BatchNorm1d(12), nn.Dropout(0.5)], ids=["none", "norm", "dropout"])
 def test_a_model_with_networks_of_ones_own_passes(layer):
     check_model(with_decoder(layer))
+
+
+def test_a_prior_that_draws_elsewhere_is_caught_in_its_model():
+    with pytest.raises(AssertionError, match="what sample gives must leave the global generators as they were"):
+        check_model(GMLVM.for_images((1, 6, 5), 4, 3, prior=uneven(OwnNoise)))
 
 
 @pytest.mark.parametrize(("layer", "message"), DECODERS.values(), ids=DECODERS)
@@ -665,7 +779,7 @@ SOURCES = [
     (Levels, r"must be uint8 or floating point in .* got torch\.float32 from 1 to 254"),
     (Arrays, "must give a Batch whose images are a tensor, got ndarray"),
     (SmallIndices, "indices of a batch must be torch.int64"),
-    (WithoutChannels, r"must have shape \(B, C, H, W\), none of it zero, got \(8, 4, 3\)"),
+    (WithoutChannels, r"must have shape \(B, C, H, W\), none zero, got \(8, 4, 3\)"),
     (DescribesItsPlace, "must say the same of the same source"),
     (DescribesATensor, "must give what JSON can hold"),
     (KeepsANumber, r"place of state\(\) must be a tensor, got int"),

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from gmlvm.expectations import Dense, Resampled, TopM, Truncated
+
+from gmlvm.enumeration import Dense, Resampled, Selection, TopM, Truncated, truncate
 
 DRAWING = [TopM(1), TopM(2), TopM(4), Resampled(1), Resampled(2), Resampled(3), Resampled(5)]
 
@@ -167,3 +168,64 @@ def test_a_certain_posterior_is_survived(rule):
     assert chosen.component[0] == 0
     assert chosen.weight.tolist() == pytest.approx([1.0] + [0.0] * (len(chosen.weight) - 1))
     assert torch.autograd.grad(chosen.mean(chosen.component.float(), 1), logits)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("rule", [Dense(), TopM(1), TopM(5), Resampled(2)], ids=repr)
+def test_with_fixed_shape_the_number_of_terms_is_that_of_the_images_alone(rule, log_probs):
+    sharp = (20 * log_probs).log_softmax(1)
+    counts = {
+        len(rule.select(q, fixed_shape=True).weight) for q in (log_probs, sharp, torch.full_like(sharp, 1 / 6).log())
+    }
+    assert len(counts) == 1
+
+
+@pytest.mark.parametrize("rule", DRAWING, ids=repr)
+def test_drawn_terms_come_from_the_generator_alone(rule, log_probs):
+    before = torch.get_rng_state()
+    one, same = (rule.select(log_probs, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert all(map(torch.equal, one, same))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_different_images_are_drawn_for_independently():
+    """The covariance of the weights of two images with one posterior is zero, so sums over pairs have no bias."""
+    log_probs = torch.tensor([0.7, 0.1, 0.1, 0.1], dtype=torch.float64).log().expand(100_000, -1)
+    for rule in (Resampled(2), TopM(1)):
+        chosen = rule.select(log_probs, torch.Generator().manual_seed(0))
+        weights = torch.zeros(100_000, 4, dtype=torch.float64)
+        weights[chosen.image, chosen.component] = chosen.weight.detach()
+        products = (weights[::2] - log_probs[0].exp()) * (weights[1::2] - log_probs[0].exp())
+        assert (products.mean(0).abs() <= 4 * products.std(0) / 50_000**0.5 + 1e-12).all()
+
+
+def test_truncated_weights_sum_to_one_and_are_zero_where_a_component_is_left_out(log_probs):
+    weight, kept = truncate(log_probs, 0.1)
+    probs = log_probs.exp()
+    expected = probs.numpy() > 0.1
+    expected[np.arange(len(probs)), probs.argmax(1)] = True
+    np.testing.assert_array_equal(kept, expected)
+    assert (weight[~kept] == 0).all()
+    torch.testing.assert_close(weight.sum(1), torch.ones(len(weight), dtype=torch.float64))
+    others = kept.scatter(1, probs.argmax(1, keepdim=True), False)
+    assert others.any()
+    torch.testing.assert_close(weight[others], probs[others])
+
+
+def test_the_tolerance_itself_is_left_out():
+    log_probs = torch.tensor([[0.75, 0.25]], dtype=torch.float64).log()
+    weight, kept = truncate(log_probs, log_probs[0, 1].exp().item())
+    assert kept.tolist() == [[True, False]]
+    assert weight.tolist() == [[1.0, 0.0]]
+
+
+def test_the_mean_is_over_the_images_whatever_the_number_of_terms():
+    chosen = Selection(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), torch.tensor([1.0, 0.25, 0.75]))
+    assert chosen.mean(torch.tensor([2.0, 4.0, 8.0]), 2).item() == pytest.approx((2 + 1 + 6) / 2)
+
+
+def test_the_terms_of_some_images_count_from_the_first_of_them():
+    chosen = Selection(torch.tensor([0, 1, 1, 2, 3]), torch.tensor([5, 6, 7, 8, 9]), torch.arange(5.0))
+    part = chosen.of_images(slice(1, 3))
+    assert part.image.tolist() == [0, 0, 1]
+    assert part.component.tolist() == [6, 7, 8]
+    assert part.weight.tolist() == [1, 2, 3]
