@@ -17,7 +17,7 @@ from gmlvm.posterior import Posterior
 from gmlvm.prior import GaussianMixturePrior, Prior
 from gmlvm.validation import check_choice, check_number, check_positive_int, check_type
 
-#: How the squared MMD is estimated: which of its three parts are taken in closed form.
+#: Which of the three parts of the squared MMD are taken in closed form.
 ESTIMATORS = ("sampled", "half-closed", "closed")
 # Quadrature nodes of the prior's own part, in float64, where it is computed once: it may as well be exact.
 _CONSTANT_NODES = 64

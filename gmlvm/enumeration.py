@@ -210,7 +210,7 @@ class Resampled(Enumeration):
     def select(
         self, log_probs: Tensor, generator: torch.Generator | None = None, *, fixed_shape: bool = False
     ) -> Selection:
-        """Select the terms of 1/m or more and each image's largest, and draw from the others; see :class:`Enumeration`."""
+        """Select the terms of 1/m or more and the largest, draw from the others; see :class:`Enumeration`."""
         probs = log_probs.exp()
         with torch.no_grad():
             top = probs.argmax(1, keepdim=True)  # (B, 1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from gmlvm.pieces import sum_in_pieces
 from gmlvm.validation import check_choice, check_shape
 
-#: What is compared: the pair (k, z), or the code z alone.
+#: The pair (k, z) is compared, or the code z alone.
 ON = ("pairs", "codes")
 
 

@@ -198,7 +198,7 @@ class GMLVM(nn.Module):
         Raises:
             TypeError: If ``x`` has another dtype.
             ValueError: If ``x`` has another shape or lies outside [0, 1], or what the encoders give is no posterior
-                (:meth:`Posterior.check`).
+                (:meth:`gmlvm.Posterior.check`).
 
         Source: Gaujac, Feige and Barber (2018), section 2; chapter "Training the GM-WAE".
         """

@@ -121,7 +121,7 @@ class Run:
     """One training run, a step at a time; :func:`fit` is a loop around it.
 
     The model is in training mode inside a step alone, and in evaluation mode outside, however a step ends. All
-    randomness is the run's own: batches and samples come from :attr:`generator`, and what asks torch's global
+    randomness is the run's own: batches and samples come from ``generator``, and what asks torch's global
     generators inside a step, such as dropout, gets a state that the run keeps. So the same seed on the same machine
     with the same number of threads gives the same weights, and the global generators are left as they were.
 
