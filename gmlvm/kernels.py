@@ -247,7 +247,11 @@ class Gaussian(Kernel):
 
 
 def is_constant(kernel: Kernel) -> bool:
-    """Whether a kernel is one of this module, of numbers alone, so that its values can't change."""
+    """Whether a kernel is one of this module, of numbers alone, so that its values can't change.
+
+    Args:
+        kernel: The kernel.
+    """
     if type(kernel) is InverseMultiquadratic:
         return not any(isinstance(value, Tensor) for value in kernel.constants)
     return type(kernel) is Gaussian

@@ -203,7 +203,6 @@ CASES = {
     ),
     "matrix shape": (lambda: plots.posterior_heatmap(np.zeros(3)), ValueError, r"matrix must have shape \(labels, K\)"),
     "curves none": (lambda: plots.learning_curves({}), ValueError, "at least one array, got none"),
-    "curves short": (lambda: plots.learning_curves({"loss": np.zeros(3)}, smooth=5), ValueError, "steps >= smooth = 5"),
 }  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def from_arrays(
             both, such as (N, 3, 8, 3).
 
     Returns:
-        The data set: images ``uint8`` (N, C, H, W), labels ``int64`` (N,).
+        The data set, with images ``uint8`` (N, C, H, W) and labels ``int64`` (N,).
 
     Raises:
         TypeError: If a dtype does not fit.
