@@ -96,7 +96,8 @@ class TestNotebook:
         assert "## What was seen" in prose
 
     def test_links_every_part_of_the_library_that_it_uses(self, path):
-        links = set(re.findall(r"\}`~?gmlvm\.([\w.]+)`", text(path)))
+        found = re.findall(r"\}`~?(gmlvm(?:_book)?\.[\w.]+)`", text(path))
+        links = {link.removeprefix("gmlvm.") for link in found}
         for name in library_names(path):
             # A link to a method shows its class; that to the module of figures stands for all of them.
             assert any(f"{link}.".startswith(f"{name}.") for link in links) or (
