@@ -12,6 +12,7 @@ from sklearn.cluster import KMeans
 
 from experiments import runner
 from gmlvm import GMLVM, MMD, WAE, History, cosine, datasets, evaluate, fit, metrics
+from gmlvm.vat import Smoothness
 
 #: What the chapter trains with; the weight is that of its variant with the smoothness term.
 SETTINGS: dict[str, Any] = {
@@ -88,7 +89,7 @@ METHODS: dict[str, runner.Method] = {
     "marginal": lambda seed: gm_wae(seed, penalty=MMD("codes")),
     "marginal matched": lambda seed: gm_wae(seed, penalty=MMD("codes"), matched_start=True),
     "matched": lambda seed: gm_wae(seed, matched_start=True),
-    "smooth": lambda seed: gm_wae(seed, smoothness_weight=SETTINGS["smoothness_weight"]),
+    "smooth": lambda seed: gm_wae(seed, smoothness=Smoothness(SETTINGS["smoothness_weight"], radius=2.0)),
     "bfloat16": lambda seed: gm_wae(seed, precision="bf16-mixed"),
     "k_means": k_means,
 }

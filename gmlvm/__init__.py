@@ -15,13 +15,22 @@ from gmlvm import (
     vat,
 )
 from gmlvm.architecture import Architecture
+from gmlvm.clusterer import Clusterer
+from gmlvm.clustering import Distillation, InformationMaximisation
 from gmlvm.divergences import MMD, Divergence
+from gmlvm.full_prior import FullGaussianMixturePrior
+from gmlvm.history import History
 from gmlvm.metrics import Report, evaluate
 from gmlvm.model import GMLVM
 from gmlvm.objectives import VAE, WAE, Objective
+from gmlvm.optimisation import cosine
 from gmlvm.posterior import Posterior
 from gmlvm.prior import GaussianMixturePrior, Prior
-from gmlvm.training import History, Run, cosine, fit
+from gmlvm.prior_fit import fit_prior
+from gmlvm.run import Run
+from gmlvm.start import Start, start_discrete_encoder
+from gmlvm.training import fit
+from gmlvm.vat import Smoothness
 
 __version__ = "0.2.0"
 
@@ -31,14 +40,20 @@ __all__ = [
     "VAE",
     "WAE",
     "Architecture",
+    "Clusterer",
+    "Distillation",
     "Divergence",
+    "FullGaussianMixturePrior",
     "GaussianMixturePrior",
     "History",
+    "InformationMaximisation",
     "Objective",
     "Posterior",
     "Prior",
     "Report",
     "Run",
+    "Smoothness",
+    "Start",
     "batches",
     "closed_form",
     "cosine",
@@ -47,11 +62,13 @@ __all__ = [
     "enumeration",
     "evaluate",
     "fit",
+    "fit_prior",
     "kernels",
     "kl",
     "metrics",
     "mmd",
     "networks",
     "plots",
+    "start_discrete_encoder",
     "vat",
 ]

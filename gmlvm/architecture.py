@@ -19,8 +19,9 @@ class Architecture:
         image_shape: (C, H, W).
         num_components: Number of components K, at least 1.
         latent_dim: Dimension D of a code, at least 1.
-        networks: ``"mlp"`` or ``"conv"``: kind of the discrete encoder and the decoder.
-        hidden_dim: Hidden units of the discrete encoder and the decoder (``"mlp"`` alone).
+        networks: ``"mlp"``, ``"deep"`` or ``"conv"``: kind of discrete encoder and decoder; with ``"deep"`` that
+            of :func:`gmlvm.networks.deep_discrete_encoder` and the decoder of ``"mlp"``.
+        hidden_dim: Hidden units of the discrete encoder and the decoder (not of ``"conv"``).
         component_hidden_dim: Hidden units of each component's continuous encoder.
 
     Raises:
@@ -39,7 +40,7 @@ class Architecture:
         object.__setattr__(self, "image_shape", check_image_shape(self.image_shape))
         for name in ("num_components", "latent_dim", "hidden_dim", "component_hidden_dim"):
             object.__setattr__(self, name, check_positive_int(name, getattr(self, name)))  # NumPy's become Python's
-        check_choice("networks", self.networks, ("mlp", "conv"))
+        check_choice("networks", self.networks, ("mlp", "deep", "conv"))
 
     def build(self) -> tuple[nn.Module, nets.ComponentEncoder, nn.Module]:
         """Build the networks with PyTorch's own start.
@@ -49,10 +50,10 @@ class Architecture:
         """
         shape, k, d = self.image_shape, self.num_components, self.latent_dim
         with torch.device("cpu"):  # whatever the default: the same seed is to give the same weights
-            if self.networks == "mlp":
-                discrete = nets.mlp_discrete_encoder(shape, k, self.hidden_dim)
-                decoder = nets.mlp_decoder(shape, d, self.hidden_dim)
+            if self.networks == "conv":
+                discrete, decoder = nets.conv_discrete_encoder(shape, k), nets.conv_decoder(shape, d)
             else:
-                discrete = nets.conv_discrete_encoder(shape, k)
-                decoder = nets.conv_decoder(shape, d)
+                encoder = nets.mlp_discrete_encoder if self.networks == "mlp" else nets.deep_discrete_encoder
+                discrete = encoder(shape, k, self.hidden_dim)
+                decoder = nets.mlp_decoder(shape, d, self.hidden_dim)
             return discrete, nets.ComponentEncoder(shape, k, d, self.component_hidden_dim), decoder

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gmlvm import distributed
 from gmlvm.datasets import ImageData, Split
-from gmlvm.identity import digest
+from gmlvm.identity import digest, name_of
 from gmlvm.images import as_images, as_uint8_images
 from gmlvm.validation import check_positive_int
 
@@ -111,8 +112,11 @@ class LoaderBatches(Batches):
     has seen, which is exact if the iterable draws its randomness from torch's global generator or the loader's own.
     Several processes each read all of it, and use their rows.
 
+    On a GPU give ``uint8``: whether floating point lies in [0, 1] is checked at each step, which waits for the answer.
+
     Args:
-        loader: Gives images (B, C, H, W), ``uint8`` or floating point in [0, 1], or tuples that begin with them.
+        loader: Gives images (B, C, H, W), ``uint8`` or floating point in [0, 1], or tuples that begin with them; arrays
+            also as (B, H, W), or as (B, H, W, C) with C 1 or 3 where that can't be read as (B, C, H, W).
         device: Where the images are brought.
 
     Raises:
@@ -151,7 +155,7 @@ class LoaderBatches(Batches):
         length = len(self.loader) if isinstance(self.loader, Sized) else None
         seeded = getattr(self.loader, "generator", None) is not None
         return {
-            "loader": type(self.loader).__qualname__, "batches": length, "batch_size": self.batch_size,
+            "loader": name_of(type(self.loader)), "batches": length, "batch_size": self.batch_size,
             "generator of its own": seeded,
         }  # fmt: skip
 
@@ -187,12 +191,18 @@ class LoaderBatches(Batches):
                 f"a loader must give images, or tuples that begin with images, got {type(first).__name__}; "
                 "wrap it in a generator that picks them out"
             )
-        images = first if isinstance(first, Tensor) else as_images("what the loader gives", first)
+        images = first if isinstance(first, Tensor) else _from_array(first)
         if len(images) < 2:
             raise ValueError(
                 "a batch must hold at least 2 images, got 1; does the loader leave out an incomplete last one?"
             )
         return images
+
+
+def _from_array(array: NDArray[Any]) -> Tensor:
+    """Images of any number of channels, which come first unless only the last axis can be that of grey or colour."""
+    last = array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3)
+    return as_images("what the loader gives", array, "last" if last else "first")
 
 
 def as_batches(data: Any, batch_size: int | None, device: torch.device) -> Batches:

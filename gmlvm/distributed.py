@@ -57,6 +57,14 @@ def whole_batch(posterior: Posterior) -> Posterior:
     return replace(posterior, **{name: _Gather.apply(getattr(posterior, name)) for name in ("logits", "loc", "scale")})
 
 
+def whole_rows(x: Tensor) -> Tensor:
+    """Rows of the whole batch from those of each process, without gradients."""
+    if world_size() == 1:
+        return x
+    rows: Tensor = _Gather.apply(x.detach())
+    return rows
+
+
 def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal noise of the shape of ``x``: this process's rows of what one process would draw."""
     count = len(x) * world_size()

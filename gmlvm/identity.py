@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,12 @@ FROZEN = ", frozen"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 # Differences that a message names; more would hide them.
 _NAMED = 3
+# Whose names are known without their module, which may be another one in the next version.
+_KNOWN = ("torch", "gmlvm", "builtins")
 
 
 def digest(*parts: bytes | Tensor) -> str:
-    """A few hexadecimal digits that differ if any value, shape or dtype does.
+    """A few hexadecimal digits that differ if any value, shape or dtype does, or the place where a part ends.
 
     Args:
         parts: Bytes, or tensors of any shape, dtype and device; those on the CPU are not copied.
@@ -34,15 +36,19 @@ def digest(*parts: bytes | Tensor) -> str:
     Example:
         >>> digest(b"a") == digest(b"a"), digest(torch.zeros(2)) == digest(torch.zeros(1, 2))
         (True, False)
+        >>> digest(b"ab", b"c") == digest(b"a", b"bc")
+        False
     """
     content = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
-            content.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            kind = f"{part.dtype}{tuple(part.shape)}"
             # As bytes, since NumPy doesn't know every dtype of torch.
-            content.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            values = part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
         else:
-            content.update(part)
+            kind, values = "bytes", memoryview(part)
+        content.update(f"{kind} {values.nbytes} ".encode())
+        content.update(values)
     return content.hexdigest()[:16]
 
 
@@ -67,11 +73,29 @@ def structure(module: nn.Module) -> dict[str, str]:
     for name, part in module.named_modules():
         printed = _ADDRESS.sub("", part.extra_repr())
         settings = [printed, *(f"{key}={text}" for key, text in _settings(part).items())]
-        lines[name] = f"{type(part).__qualname__}({', '.join(filter(None, settings))})"
+        lines[name] = f"{name_of(type(part))}({', '.join(filter(None, settings))})"
     parameters = dict(module.named_parameters(remove_duplicate=False))
     for name, text in shapes(parameters).items():
         lines[name] = text + ("" if parameters[name].requires_grad else FROZEN)
     return lines | shapes(dict(module.named_buffers(remove_duplicate=False)))
+
+
+def name_of(value: Any) -> str:
+    """The name of a class or function; with its module, unless it is torch's or this package's.
+
+    What a script or notebook defines is in ``__main__`` whenever it runs, in the processes that it starts as well.
+
+    Args:
+        value: A class or function.
+
+    Example:
+        >>> name_of(nn.Linear), name_of(np.mean)
+        ('Linear', 'numpy.mean')
+    """
+    module = getattr(value, "__module__", None) or "builtins"
+    if module.partition(".")[0] in _KNOWN:
+        return str(value.__qualname__)
+    return f"{'__main__' if module == '__mp_main__' else module}.{value.__qualname__}"
 
 
 def shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -163,9 +187,9 @@ def describe(value: Any) -> str:
         return f"{{{', '.join(f'{describe(key)}: {describe(item)}' for key, item in value.items())}}}"
     if isinstance(value, partial):
         return f"{describe(value.func)} with {describe(value.args)}, {describe(value.keywords)}"
-    if isinstance(value, (FunctionType, BuiltinFunctionType, MethodType, type)):
-        return value.__qualname__
+    if hasattr(value, "__qualname__"):  # classes, and functions of every kind
+        return name_of(value)
     if hasattr(value, "__dataclass_fields__"):
         fields = (f"{name}={describe(getattr(value, name))}" for name in value.__dataclass_fields__)
-        return f"{type(value).__qualname__}({', '.join(fields)})"
-    return type(value).__qualname__
+        return f"{name_of(type(value))}({', '.join(fields)})"
+    return name_of(type(value))

@@ -23,7 +23,8 @@ def as_images(name: str, values: Any, channels: str | None = None) -> Tensor:
     Args:
         name: What error messages call the images.
         values: An array or tensor, or a list or tuple of arrays, tensors or PIL images of one size; shape (N, H, W)
-            for grey, (N, C, H, W) or (N, H, W, C) with C 1 or 3. The dtype says the range, as in scikit-image:
+            for grey, (N, C, H, W) or (N, H, W, C) with C 1 or 3, or with any C if ``channels`` says where it is. The
+            dtype says the range, as in scikit-image:
 
             - ``uint8`` 0..255;
             - ``bool``: False is 0, True 255;
@@ -33,7 +34,7 @@ def as_images(name: str, values: Any, channels: str | None = None) -> Tensor:
 
             PIL images with a palette become RGB, transparent ones lie on white.
         channels: ``"first"`` or ``"last"``: where the channels of four axes are; needed only for a shape that fits
-            both, such as (N, 3, 8, 3).
+            both, such as (N, 3, 8, 3), or neither, such as (N, 2, 8, 8).
 
     Returns:
         ``uint8`` in 0..255, or the floating point that came, on the device where the values were.
@@ -180,13 +181,13 @@ def _channels_first(name: str, tensor: Tensor, channels: str | None) -> Tensor:
     shape = tuple(tensor.shape)
     if len(shape) == 3:
         return tensor.unsqueeze(1)
-    fitting = [
-        layout
-        for layout, axis in (("first", 1), ("last", 3))
-        if len(shape) == 4 and shape[axis] in (1, 3) and channels in (None, layout)
-    ]
+    fitting = [layout for layout, axis in (("first", 1), ("last", 3)) if len(shape) == 4 and shape[axis] in (1, 3)]
+    if channels is not None and len(shape) == 4:  # any C where it is told, unless it looks as if the other axis were it
+        fitting = [channels] if channels in fitting or not fitting else []
     if not fitting:
-        said = "" if channels is None else f" and channels={channels!r}"
+        said = (
+            "; channels='first' or channels='last' allows any C" if channels is None else f" and channels={channels!r}"
+        )
         raise ValueError(
             f"{name} must have shape (N, H, W) or (N, C, H, W) or (N, H, W, C) with C 1 or 3, got {shape}{said}"
         )

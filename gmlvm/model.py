@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from gmlvm import networks as nets
 from gmlvm import storage
 from gmlvm.architecture import Architecture
+from gmlvm.clusterer import Clusterer
+from gmlvm.full_prior import FullGaussianMixturePrior
 from gmlvm.identity import FROZEN, differences, structure
-from gmlvm.images import as_images
 from gmlvm.inference import inference
 from gmlvm.posterior import Posterior
 from gmlvm.prior import GaussianMixturePrior, Prior
 from gmlvm.trial import try_networks
 from gmlvm.validation import (
-    as_unit_interval,
     check_finite,
     check_image_shape,
     check_positive_int,
@@ -33,9 +33,11 @@ from gmlvm.validation import (
 )
 
 _KIND = "gmlvm model"
+# The priors that a file can name.
+_PRIORS: dict[str, Any] = {"diagonal": GaussianMixturePrior, "full": FullGaussianMixturePrior}
 
 
-class GMLVM(nn.Module):
+class GMLVM(Clusterer):
     r"""Gaussian-mixture latent variable model with amortised posteriors.
 
     .. math::
@@ -78,15 +80,12 @@ class GMLVM(nn.Module):
         image_shape: Sequence[int],
         architecture: Architecture | None = None,
     ) -> None:
-        super().__init__()
         check_type("prior", prior, Prior)
-        self.image_shape = check_image_shape(image_shape)
+        super().__init__(discrete_encoder, image_shape)
         self._architecture = architecture
         self.prior = prior if any(parameter.requires_grad for parameter in prior.parameters()) else deepcopy(prior)
-        check_type("discrete_encoder", discrete_encoder, nn.Module)
         check_type("continuous_encoder", continuous_encoder, nn.Module)
         check_type("decoder", decoder, nn.Module)
-        self.discrete_encoder = discrete_encoder
         self.continuous_encoder = continuous_encoder
         self.decoder = decoder
         try_networks(self.prior, discrete_encoder, continuous_encoder, decoder, self.image_shape)
@@ -113,8 +112,9 @@ class GMLVM(nn.Module):
             latent_dim: Dimension D of a code, at least 1.
             seed: Seed of the weights, below 2^64; torch's global generators are left as they were.
             prior: A prior of K components in D dimensions; the simplex with edge 4 and scale 1 if left out.
-            networks: ``"mlp"`` (fast) or ``"conv"`` (the original's).
-            hidden_dim: Hidden units of the ``"mlp"`` networks.
+            networks: ``"mlp"`` (fast), ``"deep"`` (the same with a larger discrete encoder) or ``"conv"`` (the
+                original's).
+            hidden_dim: Hidden units of the ``"mlp"`` and ``"deep"`` networks.
             component_hidden_dim: Hidden units of each component's continuous encoder.
             weight_std: Start all weights at N(0, weight_std squared), as the original did with 0.01;
                 PyTorch's own start if left out.
@@ -167,6 +167,11 @@ class GMLVM(nn.Module):
         """Where the model's tensors are."""
         return self.prior.loc.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its numbers."""
+        return self.prior.loc.dtype
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         r"""From images to component, code and reconstruction: what one exports.
 
@@ -206,21 +211,6 @@ class GMLVM(nn.Module):
         posterior.check()
         return posterior
 
-    def pixels(self, x: Tensor | ArrayLike) -> Tensor:
-        """Images as the networks take them.
-
-        Args:
-            x: Images, (B, C, H, W), ``uint8`` or floating point in [0, 1].
-
-        Returns:
-            The same in [0, 1], in the model's dtype and on its device.
-
-        Raises:
-            TypeError: If ``x`` has another dtype.
-            ValueError: If ``x`` has another shape or lies outside [0, 1].
-        """
-        return as_unit_interval("x", self._images(x).to(self.device)).to(self.prior.loc.dtype)
-
     def posterior_of_pixels(self, pixels: Tensor) -> Posterior:
         """:meth:`posterior` of what :meth:`pixels` gave, without a look at any value.
 
@@ -230,46 +220,9 @@ class GMLVM(nn.Module):
         Returns:
             The :class:`Posterior`, differentiable in the weights.
         """
-        dtype = self.prior.loc.dtype  # even under autocast: probabilities and codes rounded to 8 bits would be biased
+        dtype = self.dtype  # even under autocast: probabilities and codes rounded to 8 bits would be biased
         loc, scale = self.continuous_encoder(pixels)
         return Posterior(self.discrete_encoder(pixels).to(dtype), loc.to(dtype), scale.to(dtype))
-
-    def predict_proba(self, x: Tensor | ArrayLike, batch_size: int = 1000) -> NDArray[np.float64]:
-        """q_D(k|x) for many images; the continuous encoder is not run.
-
-        Args:
-            x: Images, (N, C, H, W), ``uint8`` or floating point in [0, 1].
-            batch_size: Images encoded at once, at least 1.
-
-        Returns:
-            Probabilities in float64, shape (N, K), rows summing to one.
-
-        Raises:
-            TypeError: If ``x`` has another dtype.
-            ValueError: If ``x`` has another shape or lies outside [0, 1], or what the network gives is not finite.
-
-        Source: Gaujac, Feige and Barber (2018), figure 5; chapter "Training the GM-WAE".
-        """
-        with inference(self):
-            logits = [self.discrete_encoder(self.pixels(batch)).cpu() for batch in self._batches(x, batch_size)]
-        return check_finite("q_D(k|x)", torch.cat(logits).double().softmax(1)).numpy()
-
-    def predict(self, x: Tensor | ArrayLike, batch_size: int = 1000) -> NDArray[np.int64]:
-        """The most probable component of each image, as a clustering in scikit-learn's sense.
-
-        Args:
-            x: Images, (N, C, H, W), ``uint8`` or floating point in [0, 1].
-            batch_size: Images encoded at once, at least 1.
-
-        Returns:
-            Components, int64, shape (N,).
-
-        Raises:
-            TypeError: If ``x`` has another dtype.
-            ValueError: If ``x`` has another shape or lies outside [0, 1], or what the network gives is not finite.
-        """
-        components: NDArray[np.int64] = self.predict_proba(x, batch_size).argmax(1)
-        return components
 
     def transform(self, x: Tensor | ArrayLike, batch_size: int = 1000) -> NDArray[np.float64]:
         """The code of each image, as :meth:`encode` gives it, for many images and as an array.
@@ -460,17 +413,19 @@ class GMLVM(nn.Module):
 
     def _recipe(self) -> dict[str, Any] | None:
         """What :meth:`load` builds the model from again, if that gives this one but for the weights."""
-        if self.architecture is None or not isinstance(self.prior, GaussianMixturePrior):
+        kind = next((name for name, prior in _PRIORS.items() if isinstance(self.prior, prior)), None)
+        if self.architecture is None or kind is None:
             return None
         with torch.random.fork_rng(devices=[]):
             discrete, continuous, decoder = self.architecture.build()
-        prior = GaussianMixturePrior(torch.zeros_like(self.prior.loc), learn=self.prior.learn)
+        learn: Any = self.prior.learn
+        prior = _new_prior(kind, torch.zeros_like(self.prior.loc), learn)
         parts = {"prior": prior, "discrete_encoder": discrete, "continuous_encoder": continuous, "decoder": decoder}
         # As parts, so that a subclass, which load builds as what it is called on, may have methods of its own.
         twin, own = structure(nn.ModuleDict(parts).to(prior.loc.dtype)), structure(self)
         if _differ(twin | {"": ""}, own | {"": ""}):
             return None
-        return {"architecture": asdict(self.architecture), "learn": self.prior.learn}
+        return {"architecture": asdict(self.architecture), "prior": kind, "learn": learn}
 
     @classmethod
     def load(cls, path: str | Path, into: GMLVM | None = None, *, strict: bool = True) -> GMLVM:
@@ -521,28 +476,28 @@ class GMLVM(nn.Module):
             )
         try:
             architecture = Architecture(**header["architecture"])
-            prior = GaussianMixturePrior(torch.zeros_like(tensors["prior.loc"]), learn=header.get("learn", ()))
+            kind, learn = header.get("prior", "diagonal"), header.get("learn", ())
+            prior = _new_prior(kind, torch.zeros_like(tensors["prior.loc"]), learn)
             return cls.for_images(prior=prior, **asdict(architecture))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} names an architecture that cannot be built: {error}") from error
-
-    def _images(self, x: Tensor | ArrayLike) -> Tensor:
-        """Images of the model's size, whatever they came as, with the values that came."""
-        # The model's own shape is channels first, though an array of another might be either.
-        channels = "first" if getattr(x, "shape", ())[1:] == self.image_shape else None
-        images = x if isinstance(x, Tensor) else as_images("x", x, channels)
-        return check_shape("x", images, (None, *self.image_shape), " (batch, channels, height, width)")
-
-    def _batches(self, x: Tensor | ArrayLike, batch_size: int) -> tuple[Tensor, ...]:
-        """Images, a batch at a time."""
-        images = self._images(x)
-        return torch.split(images, check_positive_int("batch_size", batch_size))
 
     def _codes(self, z: Tensor | ArrayLike) -> Tensor:
         """Codes in the model's dtype and on its device."""
         if not isinstance(z, Tensor):
             z = torch.from_numpy(np.array(z, np.float64))  # a copy, since torch has no reversed arrays
-        return z.to(self.device, self.prior.loc.dtype)
+        return z.to(self.device, self.dtype)
+
+
+def _new_prior(kind: str, loc: Tensor, learn: Sequence[str]) -> Prior:
+    """A prior of one of the built-in kinds, with these means."""
+    if kind not in _PRIORS:
+        raise ValueError(f"no prior of kind {kind!r}")
+    if kind == "diagonal":
+        return GaussianMixturePrior(loc, learn=learn)
+    return FullGaussianMixturePrior(
+        loc, torch.eye(loc.shape[1], device=loc.device, dtype=loc.dtype).expand(len(loc), -1, -1), learn=learn
+    )
 
 
 def _of_component(loc: Tensor, component: Tensor) -> Tensor:

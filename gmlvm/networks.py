@@ -18,6 +18,8 @@ from gmlvm.validation import check_image_shape, check_number, check_positive_int
 # The original's convolutional sizes.
 _ENCODER_CHANNELS = (16, 32)
 _DECODER_CHANNELS = (128, 64, 32)
+# Spread of weights that say nothing yet.
+_NEAR_ZERO = 0.01
 
 
 def mlp_discrete_encoder(image_shape: tuple[int, int, int], num_components: int, hidden_dim: int = 512) -> nn.Module:
@@ -38,6 +40,37 @@ def mlp_discrete_encoder(image_shape: tuple[int, int, int], num_components: int,
     hidden_dim = check_positive_int("hidden_dim", hidden_dim)
     pixels = math.prod(check_image_shape(image_shape))
     return nn.Sequential(nn.Flatten(), nn.Linear(pixels, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, num_components))
+
+
+def deep_discrete_encoder(image_shape: tuple[int, int, int], num_components: int, hidden_dim: int = 512) -> nn.Module:
+    """Logits of q_D(k|x) from a multilayer perceptron with two hidden layers and batch norms.
+
+    The last layer starts near zero, so that all components are alike at first.
+
+    Args:
+        image_shape: (C, H, W).
+        num_components: Number of components K, at least 1.
+        hidden_dim: Units of each hidden layer.
+
+    Returns:
+        A module from images (B, C, H, W) to logits (B, K).
+
+    Raises:
+        ValueError: If a size is out of range.
+
+    Source: Hu et al. (2017), section 4; chapter "Components that mean digits".
+    """
+    num_components = check_positive_int("num_components", num_components)
+    size = math.prod(check_image_shape(image_shape))
+    hidden_dim = check_positive_int("hidden_dim", hidden_dim)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for _ in range(2):
+        layers += [nn.Linear(size, hidden_dim), nn.BatchNorm1d(hidden_dim), nn.ReLU()]
+        size = hidden_dim
+    last = nn.Linear(size, num_components)
+    nn.init.normal_(last.weight, 0, _NEAR_ZERO)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, last)
 
 
 def conv_discrete_encoder(image_shape: tuple[int, int, int], num_components: int) -> nn.Module:

@@ -254,22 +254,9 @@ class GaussianMixturePrior(Prior):
         learn: Iterable[str] = (),
     ) -> None:
         super().__init__()
-        check_shape("loc", loc, (None, None), " (num_components, latent_dim)")
-        if not loc.is_floating_point():
-            raise TypeError(f"loc must be floating point, got {loc.dtype}")
-        if loc.numel() == 0 or not bool(loc.isfinite().all()):
-            raise ValueError(f"loc must hold at least one component, all finite; got shape {tuple(loc.shape)}: {loc}")
-        learn = (learn,) if isinstance(learn, str) else tuple(learn)
-        for name in learn:
-            check_choice("learn", name, LEARNABLE)
+        check_means(loc)
         #: What is trained, in the order of the arguments.
-        self.learn = tuple(name for name in LEARNABLE if name in learn)
-        for name, value in zip(LEARNABLE, (loc, scale, logits), strict=True):
-            if isinstance(value, Tensor) and value.requires_grad and name not in learn:
-                raise ValueError(
-                    f"the prior copies its arguments, so {name} that asks for gradients would never be trained; "
-                    f'pass learn=("{name}",) to train it, or detach it'
-                )
+        self.learn = check_learn(learn, loc=loc, scale=scale, weights=logits)
         scale = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device).detach()
         try:
             scale = scale.expand(loc.shape).clone()
@@ -277,19 +264,9 @@ class GaussianMixturePrior(Prior):
             raise ValueError(f"scale must broadcast to {tuple(loc.shape)}, got shape {tuple(scale.shape)}") from None
         if not bool((scale.isfinite() & (scale > 0)).all()):
             raise ValueError(f"scale must be positive and finite, got values from {scale.min()} to {scale.max()}")
-        if logits is None:
-            logits = loc.new_zeros(len(loc))
-        check_shape("logits", logits, (len(loc),), " (num_components,)")
-        if not bool(logits.isfinite().all()):
-            raise ValueError(f"logits must be finite, got {logits}")
-        values = {"logits": logits.detach().to(loc).log_softmax(0), "loc": loc.detach().clone(), "scale": scale}
-        for name, value in values.items():
-            if ("weights" if name == "logits" else name) in self.learn:
-                self.register_parameter(name, nn.Parameter(value))
-                if name in _PARAMETRIZATIONS:
-                    parametrize.register_parametrization(self, name, _PARAMETRIZATIONS[name]())
-            else:
-                self.register_buffer(name, value)
+        register(self, "logits", check_logits(logits, loc), self.learn)
+        register(self, "loc", loc.detach().clone(), self.learn)
+        register(self, "scale", scale, self.learn, _Exponential())
 
     @classmethod
     def simplex(
@@ -379,7 +356,49 @@ class _LogSoftmax(nn.Module):
         return log_probs
 
 
-_PARAMETRIZATIONS = {"scale": _Exponential, "logits": _LogSoftmax}
+def check_means(loc: Tensor) -> None:
+    """Raise unless these are the means of a mixture, (K, D)."""
+    check_shape("loc", loc, (None, None), " (num_components, latent_dim)")
+    if not loc.is_floating_point():
+        raise TypeError(f"loc must be floating point, got {loc.dtype}")
+    if loc.numel() == 0 or not bool(loc.isfinite().all()):
+        raise ValueError(f"loc must hold at least one component, all finite; got shape {tuple(loc.shape)}: {loc}")
+
+
+def check_logits(logits: Tensor | None, loc: Tensor) -> Tensor:
+    """Normalised log weights, (K,), of unnormalised ones; uniform if left out."""
+    if logits is None:
+        logits = loc.new_zeros(len(loc))
+    check_shape("logits", logits, (len(loc),), " (num_components,)")
+    if not bool(logits.isfinite().all()):
+        raise ValueError(f"logits must be finite, got {logits}")
+    return logits.detach().to(loc).log_softmax(0)
+
+
+def check_learn(learn: Iterable[str], **values: object) -> tuple[str, ...]:
+    """What is to be trained, in the order of :data:`LEARNABLE`; no other of the values may ask for gradients."""
+    names = (learn,) if isinstance(learn, str) else tuple(learn)
+    for name in names:
+        check_choice("learn", name, LEARNABLE)
+    for name, value in values.items():
+        if isinstance(value, Tensor) and value.requires_grad and name not in names:
+            raise ValueError(
+                f"the prior copies its arguments, so {name} that asks for gradients would never be trained; "
+                f'pass learn=("{name}",) to train it, or detach it'
+            )
+    return tuple(name for name in LEARNABLE if name in names)
+
+
+def register(prior: Prior, name: str, value: Tensor, learn: tuple[str, ...], form: nn.Module | None = None) -> None:
+    """Give a prior a value: one to train, in a form in which it stays valid, or one that stays as it is."""
+    kind = {"logits": "weights", "scale_tril": "scale"}.get(name, name)
+    if kind not in learn:
+        prior.register_buffer(name, value)
+        return
+    prior.register_parameter(name, nn.Parameter(value))
+    form = _LogSoftmax() if name == "logits" else form
+    if form is not None:
+        parametrize.register_parametrization(prior, name, form)
 
 
 def _regular_simplex(num_components: int, latent_dim: int) -> Tensor:

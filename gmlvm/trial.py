@@ -19,6 +19,29 @@ from gmlvm.validation import check_finite, check_shape
 _TRIED, _FAR = 4, 1e9
 
 
+def try_clusterer(discrete: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Raise if a discrete encoder does not give logits, on a few images of noise; it is left as it was.
+
+    Args:
+        discrete: The discrete encoder.
+        image_shape: (C, H, W).
+
+    Returns:
+        K, how many components it knows.
+
+    Raises:
+        TypeError: If it gives something that isn't a tensor.
+        ValueError: If it raises an error, or gives something else than logits, (B, K).
+    """
+    weights = next(discrete.parameters(), torch.empty(0))
+    with inference(discrete), _randomness_kept(discrete, weights.device):
+        x = _noise(_TRIED, *image_shape).to(weights.device, weights.dtype)
+        logits = _tried("discrete_encoder", discrete, x)
+        check_shape("what discrete_encoder gives", logits, (_TRIED, None), " (batch, num_components)")
+        _check_logits(logits)
+    return int(logits.shape[1])
+
+
 def try_networks(
     prior: Prior, discrete: nn.Module, continuous: nn.Module, decoder: nn.Module, image_shape: tuple[int, int, int]
 ) -> None:
@@ -39,9 +62,7 @@ def try_networks(
             stands for: scales that are not positive, probabilities for logits.
     """
     count = _TRIED + (prior.num_components == _TRIED)  # so that the first two axes can't be taken for each other
-    generator = torch.Generator("cpu").manual_seed(0)
-    x = torch.rand((count, *image_shape), generator=generator, device="cpu").to(prior.loc)
-    z = torch.randn((count, prior.latent_dim), generator=generator, device="cpu").to(prior.loc)
+    x, z = _noise(count, *image_shape).to(prior.loc), 4 * _noise(count, prior.latent_dim).to(prior.loc) - 2
     networks = nn.ModuleList([discrete, continuous, decoder])
     with inference(networks), _randomness_kept(networks, prior.loc.device):
         logits = _tried("discrete_encoder", discrete, x)
@@ -53,8 +74,7 @@ def try_networks(
         for name, tensor in zip(("loc", "scale"), pair, strict=True):
             check_shape(f"{name} that continuous_encoder gives", tensor, size, axes)
         Posterior(logits, *pair).check()
-        if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
-            raise ValueError("discrete_encoder must give logits, got rows that sum to one: leave out the softmax")
+        _check_logits(logits)
         images = _tried("decoder", decoder, z)
         if not isinstance(images, Tensor) or images.shape != (count, math.prod(image_shape)):
             check_shape("what decoder gives", images, x.shape, " (codes, channels, height, width)")
@@ -64,6 +84,17 @@ def try_networks(
             far = _tried("decoder", decoder, _FAR * z)
             if _in_unit_interval(far) and not torch.equal(images, far):
                 raise ValueError("decoder must give logits, got values in [0, 1] alone: leave out the sigmoid")
+
+
+def _noise(*shape: int) -> Tensor:
+    """Numbers in [0, 1], the same each time."""
+    return torch.rand(shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+
+
+def _check_logits(logits: Tensor) -> None:
+    check_finite("q_D(k|x)", logits.softmax(1))  # not its logits: minus infinity rules a component out
+    if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4):
+        raise ValueError("discrete_encoder must give logits, got rows that sum to one: leave out the softmax")
 
 
 def _randomness_kept(networks: nn.Module, device: torch.device) -> AbstractContextManager[None]:

@@ -11,14 +11,87 @@ from torch import Tensor, nn
 
 from gmlvm import distributed
 from gmlvm.kl import categorical_kl
-from gmlvm.validation import check_number
+from gmlvm.validation import check_number, check_shape
 
 # The direction of the largest change is found by one gradient at this share of the radius.
 _PROBE_SHARE = 0.5
 
 
+class Smoothness(nn.Module):
+    r"""A term that keeps q_D(k|x) smooth around the images, as a part that every objective takes.
+
+    It is :func:`virtual_adversarial_kl`, with perturbations that are a share of the distance to the nearest other image
+    of the batch, or all of one length.
+
+    Args:
+        weight: Factor on the change of q_D, in the objective's unit for a nat, positive.
+        share: Length of the perturbation in units of the distance to the nearest other image of the batch
+            (:func:`nearest_distance`), positive.
+        radius: One length for all images instead, in units of x, positive.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Source: Miyato et al. (2019); Hu et al. (2017), section 3.2; chapter "Components that mean digits".
+    """
+
+    def __init__(self, weight: float = 1.0, share: float = 0.2, radius: float | None = None) -> None:
+        super().__init__()
+        self.weight = check_number("weight", weight, exclusive=True)
+        self.share = check_number("share", share, exclusive=True)
+        self.radius = None if radius is None else check_number("radius", radius, exclusive=True)
+
+    def forward(
+        self, logits: Callable[[Tensor], Tensor], x: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The change of q_D under the worst perturbation, without the weight.
+
+        Args:
+            logits: Maps images (B, ...) to logits (B, K).
+            x: Images, floating point, (B, ...); two or more for a share.
+            generator: Source of randomness, on the device of ``x``; torch's global one if left out.
+
+        Returns:
+            Nats, a scalar, mean over the batch.
+        """
+        radius = self.share * nearest_distance(x) if self.radius is None else self.radius
+        return virtual_adversarial_kl(logits, x, radius, generator)
+
+    def extra_repr(self) -> str:
+        """The settings for ``repr``."""
+        length = f"share={self.share}" if self.radius is None else f"radius={self.radius}"
+        return f"{self.weight}, {length}"
+
+
+def nearest_distance(x: Tensor) -> Tensor:
+    """Distance of each image to the nearest other one of the batch.
+
+    Args:
+        x: Images, floating point, (B, ...), 2 or more. Of several processes each gives its rows, and gets theirs.
+
+    Returns:
+        Euclidean distances in units of x, shape (B,); zero where the same image comes twice.
+
+    Raises:
+        ValueError: If there is one image alone.
+
+    Example:
+        >>> nearest_distance(torch.tensor([[0.0], [1.0], [3.0]]))
+        tensor([1., 1., 2.])
+    """
+    rows, everything = x.flatten(1), distributed.whole_rows(x.flatten(1))
+    if len(everything) < 2:
+        raise ValueError("a distance to the nearest other image needs 2 images or more, got 1")
+    distance = torch.cdist(rows, everything)
+    own = torch.arange(len(everything), device=x.device)[distributed.own_rows(len(everything))]
+    return distance.scatter(1, own[:, None], torch.inf).amin(1)
+
+
 def virtual_adversarial_kl(
-    logits: Callable[[Tensor], Tensor], x: Tensor, radius: float = 2.0, generator: torch.Generator | None = None
+    logits: Callable[[Tensor], Tensor],
+    x: Tensor,
+    radius: float | Tensor = 2.0,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Change of a categorical distribution under the worst perturbation of its input.
 
@@ -32,14 +105,15 @@ def virtual_adversarial_kl(
     Args:
         logits: Maps inputs (B, ...) to logits (B, K).
         x: Inputs, floating point, (B, ...).
-        radius: Euclidean length of the perturbation, in units of x, positive.
+        radius: Euclidean length of the perturbation, in units of x, positive; or one for each input, (B,), at least
+            0.
         generator: Source of randomness, on the device of ``x``; torch's global one if left out.
 
     Returns:
         Nats, a scalar, mean over the batch, differentiable in the weights behind ``logits``.
 
     Raises:
-        ValueError: If ``radius`` is not positive.
+        ValueError: If ``radius`` is a number and not positive, or has another shape.
 
     Source: Miyato et al. (2019), equations 5 to 13; chapter "Training the GM-WAE".
 
@@ -47,14 +121,45 @@ def virtual_adversarial_kl(
         >>> virtual_adversarial_kl(lambda x: torch.zeros(len(x), 3), torch.rand(5, 2)).item()
         0.0
     """
-    check_number("radius", radius, exclusive=True)
-    with _running_statistics_kept(logits):
-        return _change(logits, x, radius, generator)
+    if not isinstance(radius, Tensor):
+        check_number("radius", radius, exclusive=True)
+    with running_statistics_kept(logits):
+        with torch.no_grad():
+            target = logits(x).log_softmax(-1)
+        r = _worst(logits, x, target, radius, generator)
+        return categorical_kl(target, logits(x + r).log_softmax(-1)).mean()
 
 
-def _change(logits: Callable[[Tensor], Tensor], x: Tensor, radius: float, generator: torch.Generator | None) -> Tensor:
+def worst_perturbation(
+    logits: Callable[[Tensor], Tensor], x: Tensor, radius: float | Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    r"""The perturbation of each input that changes a categorical distribution most, to first order.
+
+    Args:
+        logits: Maps inputs (B, ...) to logits (B, K).
+        x: Inputs, floating point, (B, ...).
+        radius: Its Euclidean length: a number, or one for each input, (B,).
+        generator: Source of randomness, on the device of ``x``; torch's global one if left out.
+
+    Returns:
+        r, of the shape of x, without gradients; zero where nothing changes q.
+
+    Source: Miyato et al. (2019), equations 9 to 13.
+    """
     with torch.no_grad():
         target = logits(x).log_softmax(-1)
+    return _worst(logits, x, target, radius, generator)
+
+
+def _worst(
+    logits: Callable[[Tensor], Tensor],
+    x: Tensor,
+    target: Tensor,
+    radius: float | Tensor,
+    generator: torch.Generator | None,
+) -> Tensor:
+    if isinstance(radius, Tensor):
+        radius = check_shape("radius", radius, (len(x),), " (batch,)").view(-1, *[1] * (x.ndim - 1))
     noise = distributed.noise_like(x, generator)
     with torch.enable_grad():
         probe = (radius * _PROBE_SHARE * _direction(noise)).requires_grad_()
@@ -62,12 +167,16 @@ def _change(logits: Callable[[Tensor], Tensor], x: Tensor, radius: float, genera
         gradient = torch.zeros_like(x)
         if change.requires_grad:
             (gradient,) = torch.autograd.grad(change, probe, materialize_grads=True)
-    return categorical_kl(target, logits(x + radius * _direction(gradient)).log_softmax(-1)).mean()
+    return radius * _direction(gradient)
 
 
 @contextmanager
-def _running_statistics_kept(logits: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Batch norms use the statistics of their batch but do not remember them: perturbed images are not data."""
+def running_statistics_kept(logits: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Batch norms use the statistics of their batch but do not remember them: what is perturbed or drawn is no data.
+
+    Args:
+        logits: A module, or any function, of which nothing is known.
+    """
     modules = logits.modules() if isinstance(logits, nn.Module) else ()
     norms: list[Any] = [
         module for module in modules if getattr(module, "track_running_stats", False) and module.training

@@ -1,5 +1,7 @@
 """Fixtures that several test modules share."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -49,3 +51,11 @@ def double_model():
     )
     model = GMLVM.for_images((1, 4, 3), 3, 2, prior=prior, hidden_dim=6, component_hidden_dim=4, seed=3)
     return model.double()
+
+
+@pytest.fixture
+def terminal():
+    """Ctrl-C means what it does in a terminal: a process in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -42,6 +42,15 @@ def same_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+class Stop(Exception):  # noqa: N818 (stands for any interruption)
+    """Interrupts a run."""
+
+
+def raise_stop(_):
+    """A callback that interrupts."""
+    raise Stop
+
+
 class Error(Objective):
     """Squared error of the first component's reconstruction: no randomness, and a mean over images alone."""
 

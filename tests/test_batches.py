@@ -163,6 +163,23 @@ class Restartable:
         return iter(self.items)
 
 
+def first_batch(item):
+    return as_batches(iter([item]), None, CPU).draw(generator()).images
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 5), (2, 6, 5), (3, 6, 5), (4, 6, 5), (1, 6, 1), (3, 6, 3)], ids=str)
+def test_arrays_of_a_loader_are_what_its_tensors_would_be(shape):
+    images = torch.randint(256, (8, *shape), generator=generator(), dtype=torch.uint8)
+    assert torch.equal(first_batch(images.numpy()), images)
+    assert torch.equal(first_batch(images), images)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_arrays_of_a_loader_may_have_their_channels_last(channels):
+    images = torch.randint(256, (8, channels, 6, 5), generator=generator(), dtype=torch.uint8)
+    assert torch.equal(first_batch(images.numpy().transpose(0, 2, 3, 1)), images)
+
+
 @pytest.mark.parametrize("kind", sources(numbered(8)))
 def test_a_loader_is_begun_again_whenever_it_ends(kind):
     batches = as_batches(sources(numbered(24))[kind], None, CPU)

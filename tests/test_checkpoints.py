@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_runs import SHAPE, Error, Learned, new_model, own_model, run, same_weights, state
+from small_runs import SHAPE, Error, Learned, Stop, new_model, own_model, raise_stop, run, same_weights, state
 from torch import nn
 
 from gmlvm import GMLVM, MMD, VAE, WAE, GaussianMixturePrior, Run, cosine, storage
 from gmlvm.datasets import Split
+from gmlvm.vat import Smoothness
 
 KIND = "gmlvm training run"
 
@@ -30,14 +31,6 @@ KIND = "gmlvm training run"
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "run.safetensors"
-
-
-class Stop(Exception):  # noqa: N818 (stands for any interruption)
-    """Interrupts a run."""
-
-
-def raise_stop(_):
-    raise Stop
 
 
 def interrupt(_):
@@ -51,6 +44,7 @@ def assert_goes_on(data, path, new, options, stop_at=8, new_objective=None, end=
     expected = run(whole, data, objectives[0], **options)
     with suppress(Stop):
         run(new(), data, objectives[1], checkpoint=path, checkpoint_every=4, callbacks={stop_at: end}, **options)
+    assert storage.read(path, KIND)[0]["done"] <= stop_at  # it did not come to its end
     history = run(resumed, data, objectives[2], checkpoint=path, checkpoint_every=4, **options)
     assert same_weights(whole, resumed)
     assert same_weights(objectives[0], objectives[2])
@@ -91,11 +85,31 @@ def learned_prior(seed=1):
 # Taken up again
 
 
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("end", [raise_stop, interrupt], ids=["exception", "ctrl-c"])
 @pytest.mark.parametrize("stop_at", [1, 5, 8, 11])
 def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(small_data, path, stop_at, end):
     options = {"schedule": cosine, "matched_start": True}
     assert_goes_on(small_data, path, new_model, options, stop_at, end=end)
+
+
+@pytest.mark.usefixtures("terminal")
+def test_ctrl_c_in_the_middle_of_a_write_lets_it_come_to_its_end(small_data, path, monkeypatch):
+    whole, resumed, writes, sync = own_model(), own_model(7), [], os.fsync
+    run(whole, small_data)
+
+    def sync_and_interrupt(descriptor):
+        writes.append(descriptor)
+        if len(writes) == 3:  # after the first one, and that after the first step
+            interrupt(None)
+        sync(descriptor)
+
+    monkeypatch.setattr(storage.os, "fsync", sync_and_interrupt)
+    history = run(own_model(), small_data, checkpoint=path, checkpoint_every=4)
+    monkeypatch.undo()
+    assert (history.steps, history.stopped) == (4, "interrupted")
+    run(resumed, small_data, checkpoint=path)
+    assert same_weights(whole, resumed)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +122,7 @@ def test_any_model_can_be_taken_up_again(small_data, path, new):
 
 @pytest.mark.parametrize(
     "new_objective",
-    [VAE, partial(WAE, 10.0, MMD("codes")), partial(WAE, 1.0, smoothness_weight=1.0), Learned],
+    [VAE, partial(WAE, 10.0, MMD("codes")), partial(WAE, 1.0, smoothness=Smoothness()), Learned],
     ids=["vae", "codes", "smoothness", "learned weight"],
 )
 def test_any_objective_can_be_taken_up_again(small_data, path, new_objective):
@@ -783,6 +797,23 @@ def test_a_second_process_with_the_same_checkpoint_is_refused_and_the_first_lose
     assert answers[0].stdout == f"another process trains with the checkpoint {path}; name another file\n"
     assert same_weights(whole, first)
     assert run(own_model(), images, batch_size=16, checkpoint=path, callbacks=raise_stop).steps == 12
+
+
+def test_a_second_run_clears_nothing_of_what_the_first_is_writing(small_data, path, monkeypatch):
+    whole, first, writes = own_model(), own_model(), []
+    run(whole, small_data)
+
+    def a_second_comes(descriptor):
+        writes.append(len(list(path.parent.glob("*.partial"))))
+        with pytest.raises(BlockingIOError, match="another process trains with the checkpoint"):
+            run(own_model(), small_data, checkpoint=path)
+
+    monkeypatch.setattr(storage.os, "fsync", a_second_comes)
+    run(first, small_data, checkpoint=path, checkpoint_every=4)
+    monkeypatch.undo()
+    assert writes == [1] * 5  # before the first step, after the first, fourth and eighth, and at the end
+    assert same_weights(whole, first)
+    assert run(own_model(), small_data, checkpoint=path, callbacks=raise_stop).steps == 12
 
 
 def test_the_checkpoint_is_free_again_however_training_ends(small_data, path):

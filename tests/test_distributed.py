@@ -11,13 +11,14 @@ from small_runs import Learned, new_model, own_model, run, same_weights
 
 from gmlvm import MMD, VAE, WAE, GaussianMixturePrior, distributed
 from gmlvm.posterior import Posterior
+from gmlvm.vat import Smoothness
 
 #: Objectives by name, of which each process makes its own.
 OBJECTIVES = {
     "vae": VAE,
     "pairs": lambda: WAE(100.0),
     "codes": lambda: WAE(100.0, MMD("codes")),
-    "smoothness": lambda: WAE(100.0, smoothness_weight=1.0),
+    "smoothness": lambda: WAE(100.0, smoothness=Smoothness()),
     "learned weight": Learned,
 }
 OPTIONS = {"steps": 20, "batch_size": 128, "learning_rate": 1e-3}
@@ -53,12 +54,12 @@ def train(name, **options):
 
 # What a reader's script with two processes does; Fabric starts the second one.
 SCRIPT = """
-import os, sys
+import os, sys, time
 import torch
 torch.set_num_threads(1)
 import test_distributed as here
-from small_runs import new_model, own_model, run, same_weights
-from gmlvm import WAE, Run, distributed
+from small_runs import new_model, own_model, run
+from gmlvm import WAE, Run, distributed, storage
 
 folder, two = sys.argv[1], {"devices": 2, "strategy": "ddp"}
 results = {name: here.train(name, **two) for name in here.OBJECTIVES}
@@ -71,6 +72,18 @@ run(here.learning_model(), here.images(), checkpoint=path, callbacks=stop, **her
 resumed = here.learning_model()
 run(resumed, here.images(), checkpoint=path, **here.OPTIONS, **two)
 results["resumed"] = {"weights": resumed.state_dict()}
+
+# A checkpoint on a slow disk.
+writes, write = [], storage.write
+def slow_write(*arguments):
+    writes.append(arguments)
+    time.sleep(0.5)
+    write(*arguments)
+storage.write = slow_write
+run(new_model(), here.images(), steps=2, checkpoint=f"{folder}/slow.safetensors", **two)
+done = storage.read(f"{folder}/slow.safetensors", "gmlvm training run")[0]["done"]
+results["slow"] = {"writes": len(writes), "done": done}
+storage.write = write
 
 # A trunk that is frozen, accumulated batches, a clipped gradient, and a loader; dropout and batch norms.
 frozen = new_model()
@@ -157,10 +170,9 @@ def test_one_process_goes_on_with_what_two_have_begun(folder, results):
     assert_close(model.state_dict(), expected.state_dict(), 1e-4)
 
 
-def test_files_are_written_by_one_process(folder, results):
-    assert sorted(file.name for file in folder.iterdir() if "run" in file.name) == [
-        ".run.safetensors.lock", "run.safetensors",
-    ]  # fmt: skip
+def test_files_are_written_by_one_process_and_the_other_waits_for_it(folder, results):
+    assert [results[rank]["slow"] for rank in (0, 1)] == [{"writes": 3, "done": 2}, {"writes": 0, "done": 2}]
+    assert sorted(file.name for file in folder.glob("*run*")) == [".run.safetensors.lock", "run.safetensors"]
 
 
 def test_frozen_parts_accumulated_batches_and_clipping(results):

@@ -11,6 +11,7 @@ from gmlvm.enumeration import Resampled, TopM, Truncated
 from gmlvm.kernels import InverseMultiquadratic
 from gmlvm.kl import categorical_kl, gaussian_kl
 from gmlvm.mmd import squared_mmd
+from gmlvm.vat import Smoothness
 from gmlvm_book.interactive import hover_map
 
 nan, inf = float("nan"), float("inf")
@@ -107,13 +108,16 @@ CASES = {
     ),
     "penalty tolerance": (lambda: MMD(tolerance=0.7), ValueError, r"tolerance must be .* in \[0, 0.5\], got 0.7"),
     "estimator": (lambda: MMD(estimator="exact"), ValueError, "'sampled', 'half-closed', 'closed'; got 'exact'"),
-    "smoothness": (lambda: WAE(1.0, smoothness_weight=-1.0), ValueError, "smoothness_weight must be .* got -1"),
-    "radius": (lambda: WAE(1.0, smoothness_radius=0.0), ValueError, "smoothness_radius must be .* got 0"),
+    "smoothness": (lambda: WAE(1.0, smoothness=1.0), TypeError, "smoothness must be of type Smoothness, got float"),
+    "its weight": (lambda: Smoothness(-1.0), ValueError, "weight must be .* got -1"),
+    "its share": (lambda: Smoothness(share=0.0), ValueError, "share must be .* got 0"),
+    "consistency": (lambda: VAE(consistency_weight=-1.0), ValueError, "consistency_weight must be .* got -1"),
+    "radius": (lambda: Smoothness(radius=0.0), ValueError, "radius must be .* got 0"),
     "enumeration": (lambda: VAE(enumeration=1e-3), TypeError, "enumeration must be an Enumeration"),
     # networks and the model
     "image shape": (lambda: GMLVM.for_images((28, 28)), ValueError, r"image_shape must be \(channels.*got \(28, 28\)"),
     "image shape zero": (lambda: GMLVM.for_images((1, 0, 28)), ValueError, "image_shape must be"),
-    "networks name": (lambda: GMLVM.for_images((1, 6, 5), networks="cnn"), ValueError, "'mlp', 'conv'; got 'cnn'"),
+    "networks name": (lambda: GMLVM.for_images((1, 6, 5), networks="cnn"), ValueError, "'mlp', 'deep', 'conv'; got 'cnn'"),
     "hidden": (lambda: GMLVM.for_images((1, 6, 5), hidden_dim=0), ValueError, "hidden_dim must be at least 1, got 0"),
     "seed": (lambda: GMLVM.for_images((1, 6, 5), seed=-1), ValueError, "seed must be at least 0, got -1"),
     "prior sizes": (
@@ -135,7 +139,7 @@ CASES = {
     "match one image": (lambda: MODEL.match_prior(X[:1]), ValueError, "at least 2 images, got 1"),
     "match noise": (lambda: MODEL.match_prior(X, noise=0.0), ValueError, "noise must be"),
     # training and evaluation
-    "fit model": (lambda: train(model=nn.Linear(2, 2)), TypeError, "model must be of type GMLVM, got Linear"),
+    "fit model": (lambda: train(model=nn.Linear(2, 2)), TypeError, "model must be of type Clusterer, got Linear"),
     "fit objective": (lambda: train(objective="vae"), TypeError, "objective must be of type Objective, got str"),
     "fit data": (lambda: train(data=5, batch_size=None), TypeError, "data must be ImageData, images, or a loader of images, got int"),
     "fit data text": (lambda: train(data="mnist", batch_size=None), TypeError, "data must be ImageData, .*, got str"),

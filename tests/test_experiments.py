@@ -80,7 +80,7 @@ def test_a_vae_starts_where_the_wae_ended(small_runs, monkeypatch):
     first = {name: run["reports"][0] for name, run in figures.items()}
     assert first["wae, beta 1"] == first["wae, beta 10"] != first["scratch, beta 1"]
     assert figures["wae, beta 1"]["reports"][1] != figures["wae, beta 10"]["reports"][1]
-    assert [len(values) for values in figures["wae, beta 1"]["curves"].values()] == [2] * 4
+    assert [len(values) for values in figures["wae, beta 1"]["curves"].values()] == [2] * 6
     monkeypatch.setitem(wae_start.SETTINGS, "learning_rate", 1e-2)
     faster = wae_start.METHODS["wae, beta 1"](0)["reports"]
     assert faster[0] == first["wae, beta 1"]

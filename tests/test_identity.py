@@ -1,6 +1,7 @@
 """What makes two pieces of work the same: nothing that could change what is computed may be left out."""
 
 import enum
+import math
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import nn
 
 from gmlvm import MMD, VAE, WAE, GaussianMixturePrior
 from gmlvm.enumeration import TopM, Truncated
-from gmlvm.identity import FROZEN, describe, differences, digest, structure
+from gmlvm.identity import FROZEN, describe, differences, digest, name_of, structure
 
 # Digests
 
@@ -39,6 +40,16 @@ def test_any_value_shape_and_dtype_makes_another_digest():
     assert digest(b"a", values) != digest(values, b"a")
 
 
+def test_a_digest_tells_where_one_part_ends_and_the_next_begins():
+    values = torch.arange(3, dtype=torch.uint8)
+    others = [
+        (b"abc",), (b"ab", b"c"), (b"a", b"bc"), (b"abc", b""), (b"", b"abc"), (), (b"",), (b"", b""),
+        (values,), (b"torch.uint8(3,)\0\1\2",), (b"torch.uint8(3,)", b"\0\1\2"), (b"torch.uint8(3,) 3 \0\1\2",),
+        (values[:2], values[2:]), (values[:1], values[1:]),
+    ]  # fmt: skip
+    assert len({digest(*parts) for parts in others}) == len(others)
+
+
 # Modules
 
 
@@ -61,6 +72,12 @@ class Own(nn.Module):
 
 class Child(Own):
     power = 3
+
+
+def elsewhere(module):
+    """An instance of a class of the same name and settings in another module."""
+    cls = type(module)
+    return type(cls.__name__, (cls,), {"__module__": "parts", "__qualname__": cls.__qualname__})()
 
 
 class LinearWithScale(nn.Linear):
@@ -119,6 +136,8 @@ PAIRS = {
     "own dictionary": (Own(), changed(Own(), names={"a": 2})),
     "own NumPy scalar": (Own(), changed(Own(), unit=np.float64(0.6))),
     "subclass": (Own(), Child()),
+    "a class of the same name in another module": (Own(), elsewhere(Own())),
+    "a class named as one of torch's": (nn.ReLU(), elsewhere(nn.ReLU())),
     "attribute of a class": (Own(), changed(Own(), power=5)),
     "attribute of a subclass of torch's": (LinearWithScale(1.0), LinearWithScale(2.0)),
     "new attribute": (Own(), changed(Own(), extra=None)),
@@ -130,6 +149,7 @@ PAIRS = {
     "set": (Holder({1, 2}), Holder({1, 3})),
     "type": (Holder(int), Holder(float)),
     "function": (Holder(torch.sin), Holder(torch.cos)),
+    "NumPy's function": (Holder(np.mean), Holder(np.sum)),
     "number and text": (Holder(1), Holder("1")),
     "whole number and float": (Holder(1), Holder(1.0)),
     "partial": (Holder(partial(pow, 2)), Holder(partial(pow, 3))),
@@ -215,14 +235,22 @@ def test_a_description_is_the_same_in_every_process():
         (None, "None"), (True, "True"), (0.1, "0.1"), ("a", "'a'"), (b"a", "b'a'"), (np.float32(0.5), "0.5"),
         (np.int8(3), "3"), (np.bool_(True), "True"), (torch.float32, "torch.float32"), (Colour.RED, "<Colour.RED: 1>"),
         (torch.device("cpu"), "device(type='cpu')"), ((1, (2, 3)), "[1, [2, 3]]"), ({2, 1}, "{1, 2}"),
-        ({"a": [1]}, "{'a': [1]}"), (Setting(0.1), "Setting(rate=0.1)"), (torch.Size([2, 3]), "[2, 3]"),
-        (partial(pow, 2, mod=3), "pow with [2], {'mod': 3}"), (Own, "Own"), (nn.ReLU(), "ReLU"),
-        (np.array([None, "a"]), "[None, 'a']"), (range(3), "range(0, 3)"),
+        ({"a": [1]}, "{'a': [1]}"), (Setting(0.1), "test_identity.Setting(rate=0.1)"), (torch.Size([2, 3]), "[2, 3]"),
+        (partial(pow, 2, mod=3), "pow with [2], {'mod': 3}"), (Own, "test_identity.Own"), (nn.ReLU(), "ReLU"),
+        (nn.functional.relu, "relu"), (WAE, "WAE"), (math.exp, "math.exp"), (np.mean, "numpy.mean"),
+        ("a".upper, "str.upper"), (np.array([None, "a"]), "[None, 'a']"), (range(3), "range(0, 3)"),
     ],
     ids=str,
 )  # fmt: skip
 def test_values_are_described_by_what_they_hold(value, text):
     assert describe(value) == text
+
+
+@pytest.mark.parametrize("module", ["__main__", "__mp_main__"])
+def test_what_a_script_or_notebook_defines_has_one_name_in_all_of_its_processes(module):
+    own = type("Encoder", (nn.Module,), {"__module__": module})
+    assert name_of(own) == "__main__.Encoder"
+    assert structure(own())[""] == "__main__.Encoder()"
 
 
 # Differences

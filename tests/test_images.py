@@ -129,6 +129,14 @@ class TestOrderOfChannels:
         assert read(kind(shape), channels="first").shape == shape
         assert read(kind(shape), channels="last").shape == (5, shape[3], shape[1], 8)
 
+    @pytest.mark.parametrize("count", [2, 4])
+    def test_another_number_of_channels_needs_to_be_told_where_they_are(self, count):
+        first = np.arange(5 * count * 6 * 7, dtype=np.uint8).reshape(5, count, 6, 7)
+        with pytest.raises(ValueError, match=r"C 1 or 3, got .*channels='first' or channels='last' allows any C"):
+            read(first)
+        np.testing.assert_array_equal(read(first, channels="first"), first)
+        np.testing.assert_array_equal(read(first.transpose(0, 2, 3, 1), channels="last"), first)
+
     def test_the_order_that_is_told_must_fit(self):
         assert read(COLOUR, channels="last").shape == (5, 3, 6, 4)
         with pytest.raises(ValueError, match=r"C 1 or 3, got \(5, 6, 4, 3\) and channels='first'"):

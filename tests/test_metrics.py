@@ -169,11 +169,11 @@ def test_the_batch_size_bounds_what_a_network_gets_and_changes_no_figure(small_m
 
 
 def test_a_thousand_components_fit_in_memory():
-    """All kernel values at once would take 2 GB, the codes of all images and components 100 MB a tensor."""
+    """All kernel values at once would take 30 GB, the codes of all images and components 400 MB a tensor."""
     preparation = """
 import numpy as np
 from gmlvm import GMLVM, GaussianMixturePrior, datasets, evaluate
-images = np.random.default_rng(0).integers(256, size=(250, 4, 4)).astype(np.uint8)
+images = np.random.default_rng(0).integers(256, size=(1000, 4, 4)).astype(np.uint8)
 data = datasets.from_arrays(images, None, images)
 prior = GaussianMixturePrior(torch.randn(1000, 100, generator=torch.Generator().manual_seed(0)))
 model = GMLVM.for_images(data.image_shape, 1000, 100, prior=prior, hidden_dim=16)

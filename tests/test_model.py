@@ -743,7 +743,7 @@ class TestSavedModels:
         GMLVM.load(path, into=other)
         assert torch.equal(other.prior.loc, model.prior.loc)
         assert other.prior.loc.requires_grad
-        with pytest.raises(ValueError, match=r"prior: Moves\(.* there, GaussianMixturePrior\(.* here"):
+        with pytest.raises(ValueError, match=r"prior: test_model\.Moves\(.* there, GaussianMixturePrior\(.* here"):
             GMLVM.load(path, into=standard())
 
     def test_what_another_version_describes_in_other_words_is_built_by_its_sizes(self, path):

@@ -14,6 +14,7 @@ from gmlvm import GMLVM, MMD, VAE, WAE, Divergence, Objective, Run, fit
 from gmlvm.batches import Batch
 from gmlvm.enumeration import TOLERANCE, Dense, Resampled, TopM, Truncated
 from gmlvm.kernels import InverseMultiquadratic
+from gmlvm.vat import Smoothness
 
 # Rules that draw have score functions for weights, which no finite difference sees.
 EXACT = WAE(10.0, enumeration=Dense())
@@ -42,7 +43,7 @@ def noise(model, count, seed=0):
 def test_elbo_agrees_with_an_independent_computation(double_model, x, beta):
     terms = VAE(beta=beta)(double_model, x, seeded())
     expected = oracles.negative_elbo(x.numpy(), noise(double_model, len(x)), parameters(double_model), beta)
-    np.testing.assert_allclose([term.item() for term in terms], expected, rtol=1e-10)
+    np.testing.assert_allclose([term.item() for term in terms], [*expected, 0, 0], rtol=1e-10)
 
 
 @pytest.mark.parametrize("on", ["pairs", "codes"])
@@ -70,12 +71,12 @@ def test_wae_agrees_with_an_independent_computation(double_model, x, on):
             np.exp(p["prior.logits"]), p["prior.loc"], p["prior.scale"], constants, on == "pairs"
         ),
     )
-    np.testing.assert_allclose([t.item() for t in terms], [0.7 * error + 30 * mmd, error, mmd, 0], rtol=1e-9)
+    np.testing.assert_allclose([t.item() for t in terms], [0.7 * error + 30 * mmd, error, mmd, 0, 0], rtol=1e-9)
 
 
 def test_the_smoothness_term_is_weighted_and_added(double_model, x):
     plain = WAE(30.0)(double_model, x, seeded())
-    smooth = WAE(30.0, smoothness_weight=3.0)(double_model, x, seeded())
+    smooth = WAE(30.0, smoothness=Smoothness(3.0))(double_model, x, seeded())
     assert smooth.roughness.item() > 0
     assert smooth.reconstruction.item() == plain.reconstruction.item()
     assert smooth.loss.item() == pytest.approx(plain.loss.item() + 3 * smooth.roughness.item(), rel=1e-12)
@@ -85,7 +86,7 @@ def test_roughness_is_that_of_the_radius_and_the_generator(small_model, small_da
     x = small_data.train.images[:8]
 
     def roughness(radius, seed):
-        objective = WAE(1.0, smoothness_weight=1.0, smoothness_radius=radius)
+        objective = WAE(1.0, smoothness=Smoothness(radius=radius))
         return objective(small_model, x, seeded(seed)).roughness.item()
 
     assert roughness(1.0, 0) == roughness(1.0, 0)
@@ -314,8 +315,9 @@ def test_a_constant_of_each_training_image_is_found_by_its_index(small_data):
 
 
 def test_the_settings_of_an_objective_stand_in_its_repr():
-    text = repr(WAE(3.0, MMD("codes"), smoothness_weight=0.5))
+    text = repr(WAE(3.0, MMD("codes"), smoothness=Smoothness(0.5), consistency_weight=2.0))
     assert "3.0" in text
-    assert "smoothness_weight=0.5" in text
+    assert "Smoothness(0.5, share=0.2)" in text
+    assert "consistency_weight=2.0" in text
     assert "MMD('codes'" in text
-    assert repr(VAE(0.3, TopM(2))) == "VAE(beta=0.3, enumeration=TopM(m=2))"
+    assert repr(VAE(0.3, TopM(2))) == "VAE(beta=0.3, enumeration=TopM(m=2), consistency_weight=0.0)"

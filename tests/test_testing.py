@@ -24,6 +24,7 @@ from gmlvm.testing import (
     check_prior,
 )
 from gmlvm.transport import Sinkhorn, SlicedWasserstein
+from gmlvm.vat import Smoothness
 
 IMAGES = torch.randint(256, (50, 1, 4, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -75,7 +76,7 @@ class TestWhatIsBuiltIn:
 
     @pytest.mark.parametrize(
         "objective",
-        [VAE(), VAE(0.3, TopM(1)), WAE(10.0), WAE(10.0, MMD("codes"), smoothness_weight=1.0)],
+        [VAE(), VAE(0.3, TopM(1)), WAE(10.0), WAE(10.0, MMD("codes"), smoothness=Smoothness())],
         ids=["VAE", "VAE top", "WAE", "WAE smooth"],
     )
     def test_objectives(self, objective):

@@ -1,0 +1,129 @@
+r"""Objectives that train a discrete encoder by itself, with no decoder: what a component is to mean."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.special import entr
+
+from gmlvm.batches import Batch
+from gmlvm.clusterer import Clusterer
+from gmlvm.objectives import Objective
+from gmlvm.validation import check_number, check_shape, check_type
+from gmlvm.vat import Smoothness
+
+
+class InformationTerms(NamedTuple):
+    """Terms of information maximisation, scalars in nats.
+
+    Attributes:
+        loss: smoothness.weight * roughness + weight * (conditional_entropy - balance * entropy).
+        roughness: Change of q_D(k|x) under the worst small perturbation of x, mean over the batch.
+        conditional_entropy: H(k|x), the entropy of q_D(k|x), mean over the batch.
+        entropy: H(k), the entropy of the batch's mean q_D(k|x).
+    """
+
+    loss: Tensor
+    roughness: Tensor
+    conditional_entropy: Tensor
+    entropy: Tensor
+
+
+class DistillationTerms(NamedTuple):
+    """Terms of distillation, scalars in nats, each a mean over the batch.
+
+    Attributes:
+        loss: cross_entropy + smoothness.weight * roughness.
+        cross_entropy: Of q_D(k|x) relative to the teacher's probabilities.
+        roughness: Change of q_D(k|x) under the worst small perturbation of x.
+    """
+
+    loss: Tensor
+    cross_entropy: Tensor
+    roughness: Tensor
+
+
+class InformationMaximisation(Objective):
+    r"""Regularised information maximisation with virtual adversarial training, as IMSAT has it.
+
+    .. math::
+        \gamma\, KL\big(q_D(\cdot|x) \,\|\, q_D(\cdot|x + r)\big)
+        + w \big( H(k|x) - \mu\, H(k) \big)
+
+    Small where q_D is sure of each image, uses its components evenly, and draws its boundaries where there are no
+    images. No decoder takes part and no label is looked at.
+
+    Args:
+        smoothness: The first term with its weight :math:`\gamma`; ``Smoothness()`` if left out.
+        weight: w, at least 0.
+        balance: :math:`\mu`, at least 0: how much an even use of the components is worth. At 1 the bracket is
+            the negative mutual information of image and component.
+
+    Raises:
+        TypeError: If ``smoothness`` has the wrong type.
+        ValueError: If a weight is negative or not finite.
+
+    Source: Hu et al. (2017), equation 10; chapter "Components that mean digits".
+    """
+
+    def __init__(self, smoothness: Smoothness | None = None, *, weight: float = 0.1, balance: float = 4.0) -> None:
+        super().__init__()
+        self.smoothness = Smoothness() if smoothness is None else smoothness
+        check_type("smoothness", self.smoothness, Smoothness)
+        self.weight = check_number("weight", weight)
+        self.balance = check_number("balance", balance)
+
+    def terms(self, model: Clusterer, batch: Batch, generator: torch.Generator | None) -> InformationTerms:
+        """Compute roughness and entropies; see :class:`gmlvm.Objective`."""
+        x = model.pixels(batch.images)
+        probs = model.discrete_encoder(x).softmax(1)  # (B, K)
+        conditional, entropy = entr(probs).sum(1).mean(), entr(probs.mean(0)).sum()
+        roughness = self.smoothness(model.discrete_encoder, x, generator)
+        loss = self.smoothness.weight * roughness + self.weight * (conditional - self.balance * entropy)
+        return InformationTerms(loss, roughness, conditional, entropy)
+
+    def extra_repr(self) -> str:
+        """The settings for ``repr``."""
+        return f"weight={self.weight}, balance={self.balance}"
+
+
+class Distillation(Objective):
+    r"""Bring q_D(k|x) to a teacher's probabilities for each training image, and keep it smooth.
+
+    .. math:: - \sum_k t_k(x) \log q_D(k|x) + \gamma\, KL\big(q_D(\cdot|x) \,\|\, q_D(\cdot|x + r)\big)
+
+    Args:
+        targets: The teacher's probabilities for the training images, in their order, shape (N, K), rows summing to one.
+            With labels one-hot it trains a classifier.
+        smoothness: The second term with its weight :math:`\gamma`; ``Smoothness()`` if left out.
+
+    Raises:
+        TypeError: If ``targets`` is not a tensor, or ``smoothness`` has the wrong type.
+        ValueError: If the targets are not probabilities.
+
+    Source: Hinton et al. (2015), section 2; Miyato et al. (2019); chapter "Components that mean digits".
+    """
+
+    targets: Tensor
+
+    def __init__(self, targets: Tensor, smoothness: Smoothness | None = None) -> None:
+        super().__init__()
+        check_shape("targets", targets, (None, None), " (images, num_components)")
+        if not bool((targets >= 0).all()) or not torch.allclose(targets.sum(1), torch.ones_like(targets[:, 0])):
+            raise ValueError("targets must be probabilities, with rows that sum to one")
+        self.register_buffer("targets", targets.detach().clone())
+        self.smoothness = Smoothness() if smoothness is None else smoothness
+        check_type("smoothness", self.smoothness, Smoothness)
+
+    def terms(self, model: Clusterer, batch: Batch, generator: torch.Generator | None) -> DistillationTerms:
+        """Compute the cross-entropy and the roughness; see :class:`gmlvm.Objective`."""
+        if batch.indices is None:
+            raise ValueError("targets belong to the images of a data set, and the batch does not say which it has")
+        x = model.pixels(batch.images)
+        log_probs = model.discrete_encoder(x).log_softmax(1)  # (B, K)
+        targets = check_shape("targets", self.targets, (None, log_probs.shape[1]), " (images, num_components)")
+        cross_entropy = -(targets[batch.indices].to(log_probs) * log_probs).sum(1).mean()
+        roughness = self.smoothness(model.discrete_encoder, x, generator)
+        return DistillationTerms(cross_entropy + self.smoothness.weight * roughness, cross_entropy, roughness)

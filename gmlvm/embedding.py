@@ -1,0 +1,100 @@
+r"""A teacher for the discrete encoder: groups of images that lie together on the manifold of the data."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+from gmlvm.validation import check_positive_int, check_seed
+
+# Dimension of the embedding, and neighbours that it keeps near.
+_DIMENSIONS, _NEIGHBOURS = 10, 20
+# The mixture starts many times on some of the codes; the best of these goes on with all.
+_STARTS, _START_CODES, _ROUNDS = 40, 6000, 200
+
+
+def neighbour_embedding(images: Tensor, seed: int = 0) -> NDArray[np.float64]:
+    """Codes of images by UMAP, in which near neighbours stay near and groups are drawn together.
+
+    Args:
+        images: (N, C, H, W), of any dtype, more than 20.
+        seed: Seed of the embedding, below 2^32.
+
+    Returns:
+        Codes, shape (N, 10).
+
+    Raises:
+        ImportError: If umap-learn is not there.
+        ValueError: If there are too few images, or ``seed`` is out of range.
+
+    Source: McInnes et al. (2018); chapter "Components that mean digits".
+    """
+    try:
+        from umap import UMAP
+    except ImportError as error:
+        raise ImportError("the embedding needs umap-learn: pip install umap-learn") from error
+    if len(images) <= _NEIGHBOURS:
+        raise ValueError(f"an embedding with {_NEIGHBOURS} neighbours needs more images than that, got {len(images)}")
+    pixels = images.flatten(1).cpu().numpy().astype(np.float32)
+    # A seed makes the embedding repeatable, which umap pays for by using one core: said, it needs no warning.
+    reducer = UMAP(
+        n_components=_DIMENSIONS, n_neighbors=_NEIGHBOURS, min_dist=0.0, n_jobs=1,
+        random_state=check_seed("seed", seed) % 2**32,
+    )  # fmt: skip
+    codes: NDArray[np.float64] = np.asarray(reducer.fit_transform(pixels), dtype=np.float64)
+    return codes
+
+
+def mixture_probabilities(codes: NDArray[np.float64], num_components: int, seed: int = 0) -> NDArray[np.float64]:
+    """Probabilities of groups by a mixture of Gaussians with full covariances, the likeliest of many.
+
+    Forty starts on six thousand of the codes; the one of the highest likelihood goes on with all codes. Starts on a
+    part find a higher likelihood of the whole than as long a search on the whole does.
+
+    Args:
+        codes: Shape (N, D).
+        num_components: Number of groups K, at least 1.
+        seed: Seed of the starts, below 2^32.
+
+    Returns:
+        Probabilities, shape (N, K), rows summing to one.
+
+    Raises:
+        ValueError: If there are fewer codes than groups, or ``seed`` is out of range.
+
+    Source: Bishop (2006), section 9.2; chapter "Components that mean digits".
+    """
+    num_components = check_positive_int("num_components", num_components)
+    random = np.random.RandomState(check_seed("seed", seed) % 2**32)
+    part = codes[random.choice(len(codes), min(_START_CODES, len(codes)), replace=False)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of a start that others beat
+        start = GaussianMixture(
+            num_components, init_params="k-means++", n_init=_STARTS, max_iter=_ROUNDS, random_state=random
+        ).fit(part)
+        mixture = GaussianMixture(
+            num_components, weights_init=start.weights_, means_init=start.means_, precisions_init=start.precisions_,
+            max_iter=_ROUNDS, random_state=random,
+        ).fit(codes)  # fmt: skip
+    probs: NDArray[np.float64] = mixture.predict_proba(codes)
+    return probs
+
+
+def teacher(images: Tensor, num_components: int, seed: int = 0) -> Tensor:
+    """Probabilities of groups for images: :func:`mixture_probabilities` of :func:`neighbour_embedding`.
+
+    Args:
+        images: (N, C, H, W).
+        num_components: Number of groups K.
+        seed: Seed of both.
+
+    Returns:
+        Probabilities, float32, shape (N, K), on the CPU.
+    """
+    return torch.from_numpy(mixture_probabilities(neighbour_embedding(images, seed), num_components, seed)).float()

@@ -1,0 +1,161 @@
+r"""How good drawn images are, judged by a classifier: an instrument that no training and no choice may look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import sqrtm
+from scipy.spatial.distance import pdist
+from sklearn.metrics.pairwise import polynomial_kernel
+from torch import Tensor, nn
+
+from gmlvm.clusterer import Clusterer
+from gmlvm.datasets import ImageData
+from gmlvm.inference import inference
+from gmlvm.model import GMLVM
+from gmlvm.validation import check_positive_int, check_seed, check_type
+
+
+@dataclass(frozen=True, repr=False)
+class SampleReport:
+    """What :func:`evaluate_samples` measures.
+
+    Attributes:
+        purity: Share of a component's samples that the classifier reads as its commonest label, mean over components.
+        least_purity: The least of them.
+        component_purities: One for each component, (K,).
+        component_labels: The commonest label of each component, (K,).
+        labels_recalled: How many labels are the commonest of a component.
+        diversity: Mean distance between the features of two samples of one component, in units of that between two
+            test images of its label; mean over components. Below one the samples are more alike than the images.
+        frechet: Fréchet distance between the features of samples drawn by the prior's weights and of the test split.
+        kernel: Squared kernel distance between the same, times 1,000; without bias, so that it can be negative.
+    """
+
+    purity: float
+    least_purity: float
+    component_purities: tuple[float, ...]
+    component_labels: tuple[int, ...]
+    labels_recalled: int
+    diversity: float
+    frechet: float
+    kernel: float
+
+    def __repr__(self) -> str:
+        """The figures, one a line."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        lines = [f"{name}={np.round(value, 4).tolist()}" for name, value in values.items()]
+        return "\n  ".join(["SampleReport(", *lines]) + "\n)"
+
+
+def evaluate_samples(
+    model: GMLVM, classifier: Clusterer, data: ImageData, *, samples: int = 1000, seed: int = 0
+) -> SampleReport:
+    """Measure images drawn from a model's prior.
+
+    Args:
+        model: The model.
+        classifier: Trained on labels; its ``discrete_encoder`` a :class:`torch.nn.Sequential` that ends in a linear
+            layer, what goes into which are the features.
+        data: Test images to compare with, and their labels.
+        samples: Images drawn from each component, at least 2; and ten times as many from the prior as a whole.
+        seed: Seed of the samples, below 2^64.
+
+    Returns:
+        The :class:`SampleReport`.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If one is out of range, or the test split has no labels.
+
+    Source: Heusel et al. (2017), equation 6; Binkowski et al. (2018), section 4; chapter "Components that mean digits".
+    """
+    check_type("model", model, GMLVM)
+    check_type("classifier", classifier, Clusterer)
+    check_type("classifier.discrete_encoder", classifier.discrete_encoder, nn.Sequential)
+    check_positive_int("samples", samples, minimum=2)
+    if data.test.labels is None:
+        raise ValueError("samples are compared with labelled test images, and the test split has no labels")
+    generator = torch.Generator(model.device).manual_seed(check_seed("seed", seed))
+    real, truth = _features(classifier, data.test.images), data.test.labels.numpy()
+    purities, labels, diversities = [], [], []
+    for k in range(model.num_components):
+        images = model.sample(samples, k, generator=generator)
+        counts = np.bincount(classifier.predict(images), minlength=classifier.num_components)
+        labels.append(int(counts.argmax()))
+        purities.append(float(counts.max() / samples))
+        alike = real[truth == labels[-1]][:samples]
+        diversities.append(pdist(_features(classifier, images)).mean() / pdist(alike).mean())
+    drawn = _features(classifier, model.sample(10 * samples, generator=generator))
+    return SampleReport(
+        purity=float(np.mean(purities)),
+        least_purity=min(purities),
+        component_purities=tuple(purities),
+        component_labels=tuple(labels),
+        labels_recalled=len(set(labels)),
+        diversity=float(np.mean(diversities)),
+        frechet=frechet_distance(drawn, real),
+        kernel=1000 * kernel_distance(drawn, real),
+    )
+
+
+def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    r"""Squared 2-Wasserstein distance between the Gaussians that two samples have the moments of.
+
+    .. math::
+        \lVert \mu_a - \mu_b \rVert^2 + \operatorname{tr}\big(\Sigma_a + \Sigma_b - 2 (\Sigma_a \Sigma_b)^{1/2}\big)
+
+    Args:
+        a: Features, shape (N, F), N at least 2.
+        b: Features, shape (M, F).
+
+    Returns:
+        The distance, in squared units of the features.
+
+    Source: Heusel et al. (2017), equation 6.
+
+    Example:
+        >>> a = np.array([[-1.0], [1.0]])
+        >>> round(frechet_distance(a, a + 3), 6)
+        9.0
+    """
+    covariances = [np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b)]
+    root = sqrtm(covariances[0] @ covariances[1]).real
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariances[0] + covariances[1] - 2 * root))
+
+
+def kernel_distance(a: NDArray[np.float64], b: NDArray[np.float64], size: int = 2000) -> float:
+    r"""Squared MMD with the cubic kernel :math:`(x^T y / F + 1)^3`, mean of unbiased estimates over pieces.
+
+    Args:
+        a: Features, shape (N, F).
+        b: Features, shape (M, F).
+        size: Features of each at once, at least 2.
+
+    Returns:
+        The estimate, without unit.
+
+    Source: Binkowski et al. (2018), section 4.
+    """
+    pieces = [slice(first, first + size) for first in range(0, min(len(a), len(b)), size)]
+    estimates = []
+    for x, y in ((a[piece], b[piece]) for piece in pieces):
+        within = []
+        for z in (x, y):
+            gram = polynomial_kernel(z, degree=3, coef0=1)
+            within.append((gram.sum() - gram.trace()) / (len(z) * (len(z) - 1)))
+        estimates.append(sum(within) - 2 * polynomial_kernel(x, y, degree=3, coef0=1).mean())
+    return float(np.mean(estimates))
+
+
+def _features(classifier: Clusterer, images: Tensor) -> NDArray[np.float64]:
+    """What goes into the classifier's last layer, (N, F)."""
+    assert isinstance(classifier.discrete_encoder, nn.Sequential)
+    body = classifier.discrete_encoder[:-1]
+    with inference(classifier):
+        parts = [body(classifier.pixels(part)).cpu() for part in images.split(1000)]
+    features: NDArray[np.float64] = torch.cat(parts).double().numpy()
+    return features

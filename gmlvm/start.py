@@ -1,0 +1,100 @@
+r"""A start for the discrete encoder, so that components mean what images have in common before anything is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmlvm import embedding
+from gmlvm.batches import TensorBatches, as_batches
+from gmlvm.clusterer import Clusterer
+from gmlvm.clustering import Distillation, InformationMaximisation
+from gmlvm.history import History
+from gmlvm.training import fit
+from gmlvm.validation import check_type
+
+
+@dataclass(frozen=True)
+class Start:
+    """What :func:`start_discrete_encoder` did.
+
+    Attributes:
+        targets: The teacher's probabilities for the training images, shape (N, K).
+        taught: The terms of each step of distillation.
+        refined: The terms of each step of information maximisation.
+    """
+
+    targets: Tensor = field(repr=False)
+    taught: History
+    refined: History
+
+
+def start_discrete_encoder(
+    model: Clusterer,
+    data: Any,
+    *,
+    targets: Tensor | None = None,
+    teaching_steps: int = 500,
+    refining_steps: int = 4000,
+    batch_size: int = 256,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> Start:
+    """Train the discrete encoder of a model by itself, in place; no label is looked at.
+
+    A teacher says which images lie together (:func:`gmlvm.embedding.teacher`). The encoder learns its groups
+    (:class:`gmlvm.clustering.Distillation`), and then goes its own way to boundaries between them that cross as few
+    images as can be (:class:`gmlvm.clustering.InformationMaximisation`). Whatever objective the model is trained with
+    afterwards keeps this partition, if q_D stays smooth: give it ``smoothness=Smoothness(20.0)`` in squared pixel
+    units, 100 in nats, or freeze the encoder, ``model.discrete_encoder.requires_grad_(False)``.
+
+    Args:
+        model: The model; prior, continuous encoder and decoder are left as they are.
+        data: An :class:`gmlvm.datasets.ImageData`, of which the training split is used, or images as an array or
+            tensor.
+        targets: Probabilities of another teacher, in the order of the images, shape (N, K).
+        teaching_steps: Steps of distillation, at least 1.
+        refining_steps: Steps of information maximisation, at least 1.
+        batch_size: Images in a step.
+        learning_rate: Adam's, constant.
+        seed: Seed of teacher, batches and perturbations.
+        device: See :func:`gmlvm.fit`.
+        progress: Show a bar for each of the two trainings.
+
+    Returns:
+        The :class:`Start`.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If one is out of range or does not fit.
+        ImportError: If no targets are given and umap-learn is not there.
+
+    Source: Hu et al. (2017); McInnes et al. (2018); chapter "Components that mean digits".
+    """
+    model = getattr(model, "_orig_mod", model)
+    check_type("model", model, Clusterer)
+    batches = as_batches(data, batch_size, torch.device("cpu"))
+    if not isinstance(batches, TensorBatches):
+        raise TypeError("a teacher looks at all images at once; data must be ImageData or images, not a loader")
+    images = batches.images
+    if targets is None:
+        targets = embedding.teacher(images, model.num_components, seed)
+    if tuple(targets.shape) != (len(images), model.num_components):
+        raise ValueError(
+            f"targets must have shape {(len(images), model.num_components)} (images, num_components), "
+            f"got {tuple(targets.shape)}"
+        )
+    # The encoder by itself, so that the rest of the model neither moves nor is asked.
+    alone = Clusterer(model.discrete_encoder, model.image_shape)
+    settings: dict[str, Any] = {
+        "batch_size": batch_size, "learning_rate": learning_rate, "device": device, "progress": progress,
+    }  # fmt: skip
+    taught = fit(alone, Distillation(targets), images, steps=teaching_steps, seed=seed, **settings)
+    refined = fit(alone, InformationMaximisation(), images, steps=refining_steps, seed=seed + 1, **settings)
+    model.to(alone.device)
+    return Start(targets, taught, refined)
