@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "scipy", "scikit-learn")
+_PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "scipy", "scikit-learn", "umap-learn")
 _ORIGIN = ("command", "date", "machine", "versions")
 # What fits beside the text on a page of the book.
 _WIDTH = 80
