@@ -2,11 +2,11 @@ r"""Objectives that train a discrete encoder by itself, with no decoder: what a 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.special import entr
 
 from gmlvm.batches import Batch
 from gmlvm.clusterer import Clusterer
@@ -78,8 +78,11 @@ class InformationMaximisation(Objective):
     def terms(self, model: Clusterer, batch: Batch, generator: torch.Generator | None) -> InformationTerms:
         """Compute roughness and entropies; see :class:`gmlvm.Objective`."""
         x = model.pixels(batch.images)
-        probs = model.discrete_encoder(x).softmax(1)  # (B, K)
-        conditional, entropy = entr(probs).sum(1).mean(), entr(probs.mean(0)).sum()
+        log_probs = model.discrete_encoder(x).log_softmax(1)  # (B, K)
+        # All in logarithms: the slope of p log p at a probability that is rounded to zero is infinite.
+        log_mean = log_probs.logsumexp(0) - math.log(len(x))  # (K,)
+        conditional = -(log_probs.exp() * log_probs).sum(1).mean()
+        entropy = -(log_mean.exp() * log_mean).sum()
         roughness = self.smoothness(model.discrete_encoder, x, generator)
         loss = self.smoothness.weight * roughness + self.weight * (conditional - self.balance * entropy)
         return InformationTerms(loss, roughness, conditional, entropy)
