@@ -55,12 +55,17 @@ class Clusterer(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the network's weights are."""
-        return next(self.discrete_encoder.parameters()).device
+        return self._weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of its numbers."""
-        return next(self.discrete_encoder.parameters()).dtype
+        return self._weight.dtype
+
+    @property
+    def _weight(self) -> Tensor:
+        """One of the network's weights; an empty one if it has none."""
+        return next(self.discrete_encoder.parameters(), torch.empty(0))
 
     def forward(self, x: Tensor) -> Any:
         """Logits of q_D(k|x), (B, K), for images in [0, 1], (B, C, H, W); not checked."""

@@ -2,14 +2,15 @@ r"""Objectives that train a discrete encoder by itself, with no decoder: what a 
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gmlvm import distributed
 from gmlvm.batches import Batch
 from gmlvm.clusterer import Clusterer
+from gmlvm.kl import categorical_kl
 from gmlvm.objectives import Objective
 from gmlvm.validation import check_number, check_shape, check_type
 from gmlvm.vat import Smoothness
@@ -79,10 +80,10 @@ class InformationMaximisation(Objective):
         """Compute roughness and entropies; see :class:`gmlvm.Objective`."""
         x = model.pixels(batch.images)
         log_probs = model.discrete_encoder(x).log_softmax(1)  # (B, K)
-        # All in logarithms: the slope of p log p at a probability that is rounded to zero is infinite.
-        log_mean = log_probs.logsumexp(0) - math.log(len(x))  # (K,)
-        conditional = -(log_probs.exp() * log_probs).sum(1).mean()
-        entropy = -(log_mean.exp() * log_mean).sum()
+        # Over several processes as well: H(k) of a part of the batch would be too small.
+        mean = distributed.whole_rows(log_probs).exp().mean(0)  # (K,)
+        log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+        conditional, entropy = _entropy(log_probs).mean(), _entropy(log_mean)
         roughness = self.smoothness(model.discrete_encoder, x, generator)
         loss = self.smoothness.weight * roughness + self.weight * (conditional - self.balance * entropy)
         return InformationTerms(loss, roughness, conditional, entropy)
@@ -130,3 +131,8 @@ class Distillation(Objective):
         cross_entropy = -(targets[batch.indices].to(log_probs) * log_probs).sum(1).mean()
         roughness = self.smoothness(model.discrete_encoder, x, generator)
         return DistillationTerms(cross_entropy + self.smoothness.weight * roughness, cross_entropy, roughness)
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    # Of logarithms: the slope of p log p at a probability that is rounded to zero is infinite.
+    return -categorical_kl(log_probs, torch.zeros_like(log_probs))

@@ -58,10 +58,10 @@ def whole_batch(posterior: Posterior) -> Posterior:
 
 
 def whole_rows(x: Tensor) -> Tensor:
-    """Rows of the whole batch from those of each process, without gradients."""
+    """Rows of the whole batch from those of each process; differentiable as :func:`whole_batch` is."""
     if world_size() == 1:
         return x
-    rows: Tensor = _Gather.apply(x.detach())
+    rows: Tensor = _Gather.apply(x)
     return rows
 
 

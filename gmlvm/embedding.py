@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from gmlvm.validation import check_positive_int, check_seed
@@ -36,7 +37,9 @@ def neighbour_embedding(images: Tensor, seed: int = 0) -> NDArray[np.float64]:
     Source: McInnes et al. (2018); chapter "Components that mean digits".
     """
     try:
-        from umap import UMAP
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImportWarning)  # of a part of umap that needs TensorFlow
+            from umap import UMAP
     except ImportError as error:
         raise ImportError("the embedding needs umap-learn: pip install umap-learn") from error
     if len(images) <= _NEIGHBOURS:
@@ -47,7 +50,13 @@ def neighbour_embedding(images: Tensor, seed: int = 0) -> NDArray[np.float64]:
         n_components=_DIMENSIONS, n_neighbors=_NEIGHBOURS, min_dist=0.0, n_jobs=1,
         random_state=check_seed("seed", seed) % 2**32,
     )  # fmt: skip
-    codes: NDArray[np.float64] = np.asarray(reducer.fit_transform(pixels), dtype=np.float64)
+    threads = torch.get_num_threads()
+    try:
+        codes: NDArray[np.float64] = np.asarray(reducer.fit_transform(pixels), dtype=np.float64)
+    finally:
+        # Numba gives OpenMP, which torch shares, all cores: what is trained next would be another run, and where
+        # cores are taken a far slower one.
+        torch.set_num_threads(threads)
     return codes
 
 
@@ -71,9 +80,12 @@ def mixture_probabilities(codes: NDArray[np.float64], num_components: int, seed:
     Source: Bishop (2006), section 9.2; chapter "Components that mean digits".
     """
     num_components = check_positive_int("num_components", num_components)
+    if num_components > len(codes):
+        raise ValueError(f"{num_components} components need at least as many codes, got {len(codes)}")
     random = np.random.RandomState(check_seed("seed", seed) % 2**32)
     part = codes[random.choice(len(codes), min(_START_CODES, len(codes)), replace=False)]
-    with warnings.catch_warnings():
+    # Matrices this small are slower on several threads, and far slower where other work wants the cores as well.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # of a start that others beat
         start = GaussianMixture(
             num_components, init_params="k-means++", n_init=_STARTS, max_iter=_ROUNDS, random_state=random

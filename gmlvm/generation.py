@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import sqrtm
+from scipy.linalg import eigvals
 from scipy.spatial.distance import pdist
 from sklearn.metrics.pairwise import polynomial_kernel
 from torch import Tensor, nn
@@ -69,12 +69,14 @@ def evaluate_samples(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If one is out of range, or the test split has no labels.
+        ValueError: If one is out of range, or the test split has no labels, or too few images with a label that
+            samples are read as.
 
     Source: Heusel et al. (2017), equation 6; Binkowski et al. (2018), section 4; chapter "Components that mean digits".
     """
     check_type("model", model, GMLVM)
     check_type("classifier", classifier, Clusterer)
+    check_type("data", data, ImageData)
     check_type("classifier.discrete_encoder", classifier.discrete_encoder, nn.Sequential)
     check_positive_int("samples", samples, minimum=2)
     if data.test.labels is None:
@@ -88,6 +90,10 @@ def evaluate_samples(
         labels.append(int(counts.argmax()))
         purities.append(float(counts.max() / samples))
         alike = real[truth == labels[-1]][:samples]
+        if len(alike) < 2:
+            raise ValueError(
+                f"samples of component {k} are read as {labels[-1]}: 2 test images of it are needed, or more"
+            )
         diversities.append(pdist(_features(classifier, images)).mean() / pdist(alike).mean())
     drawn = _features(classifier, model.sample(10 * samples, generator=generator))
     return SampleReport(
@@ -110,10 +116,13 @@ def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
     Args:
         a: Features, shape (N, F), N at least 2.
-        b: Features, shape (M, F).
+        b: Features, shape (M, F), M at least 2.
 
     Returns:
         The distance, in squared units of the features.
+
+    Raises:
+        ValueError: If a shape does not fit.
 
     Source: Heusel et al. (2017), equation 6.
 
@@ -122,25 +131,32 @@ def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
         >>> round(frechet_distance(a, a + 3), 6)
         9.0
     """
+    _check_features(a, b)
     covariances = [np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b)]
-    root = sqrtm(covariances[0] @ covariances[1]).real
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariances[0] + covariances[1] - 2 * root))
+    # The root itself need not exist where a feature is constant; its trace does, by the eigenvalues of the product.
+    roots = np.sqrt(eigvals(covariances[0] @ covariances[1]).real.clip(0))
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariances[0] + covariances[1]) - 2 * roots.sum())
 
 
 def kernel_distance(a: NDArray[np.float64], b: NDArray[np.float64], size: int = 2000) -> float:
     r"""Squared MMD with the cubic kernel :math:`(x^T y / F + 1)^3`, mean of unbiased estimates over pieces.
 
     Args:
-        a: Features, shape (N, F).
-        b: Features, shape (M, F).
-        size: Features of each at once, at least 2.
+        a: Features, shape (N, F), N at least 2.
+        b: Features, shape (M, F), M at least 2; of the larger sample as many are used as the smaller has.
+        size: Features of each in a piece, at least 2; more, but not twice as many, where they don't come out even.
 
     Returns:
         The estimate, without unit.
 
+    Raises:
+        ValueError: If a shape does not fit, or ``size`` is below 2.
+
     Source: Binkowski et al. (2018), section 4.
     """
-    pieces = [slice(first, first + size) for first in range(0, min(len(a), len(b)), size)]
+    _check_features(a, b)
+    count = min(len(a), len(b))
+    pieces = np.array_split(np.arange(count), max(1, count // check_positive_int("size", size, minimum=2)))
     estimates = []
     for x, y in ((a[piece], b[piece]) for piece in pieces):
         within = []
@@ -149,6 +165,14 @@ def kernel_distance(a: NDArray[np.float64], b: NDArray[np.float64], size: int = 
             within.append((gram.sum() - gram.trace()) / (len(z) * (len(z) - 1)))
         estimates.append(sum(within) - 2 * polynomial_kernel(x, y, degree=3, coef0=1).mean())
     return float(np.mean(estimates))
+
+
+def _check_features(a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
+    shapes = np.shape(a), np.shape(b)
+    if any(len(shape) != 2 or shape[0] < 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+        raise ValueError(
+            f"features must have shapes (N, F) and (M, F), N and M at least 2, got {shapes[0]}, {shapes[1]}"
+        )
 
 
 def _features(classifier: Clusterer, images: Tensor) -> NDArray[np.float64]:

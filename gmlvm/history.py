@@ -47,7 +47,8 @@ class History(Mapping[str, NDArray[np.float64]]):
 
     def __repr__(self) -> str:
         """Steps, time and the last values."""
-        last = ", ".join(f"{name}={values[-1]:.4g}" for name, values in self.terms.items() if len(values))
+        # A term that was zero throughout is one that the objective was made without.
+        last = ", ".join(f"{name}={values[-1]:.4g}" for name, values in self.terms.items() if values.any())
         stopped = f", stopped: {self.stopped}" if self.stopped else ""
         return f"History({self.steps} steps on {self.device} in {self.seconds:.0f} s{stopped};\n  last: {last})"
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor, nn
 
 from gmlvm.clusterer import Clusterer
 from gmlvm.inference import inference
-from gmlvm.validation import check_positive_int, check_type
+from gmlvm.validation import check_number, check_positive_int, check_seed, check_type
 from gmlvm.vat import nearest_distance, worst_perturbation
 
 # Flow of pairs that touch nowhere, in units of what chance would give: their distance is to be finite.
@@ -32,10 +32,10 @@ def boundary_flow(
 
     Args:
         model: Gives q(k|x).
-        images: (N, C, H, W), at least 2 in a batch.
+        images: (N, C, H, W), at least 2.
         share: Length of r in units of the distance to the nearest other image of the batch, positive.
-        batch_size: Images at once.
-        seed: Seed of the directions that the search for r starts from.
+        batch_size: Images at once, at least 2; more, but not twice as many, where they don't come out even.
+        seed: Seed of the directions that the search for r starts from, below 2^64.
 
     Returns:
         Symmetric, shape (K, K).
@@ -48,16 +48,17 @@ def boundary_flow(
     """
     check_type("model", model, Clusterer)
     k = model.num_components
-    flow, mass, count = np.zeros((k, k)), np.zeros(k), 0
-    generator = torch.Generator(model.device).manual_seed(seed)
+    check_number("share", share, exclusive=True)
+    flow, mass, images = np.zeros((k, k)), np.zeros(k), torch.as_tensor(images)
+    count, generator = len(images), torch.Generator(model.device).manual_seed(check_seed("seed", seed))
+    batches = max(1, count // check_positive_int("batch_size", batch_size, minimum=2))
     with inference(model):
-        for batch in torch.as_tensor(images).split(check_positive_int("batch_size", batch_size, minimum=2)):
+        for batch in images.tensor_split(batches):
             x = model.pixels(batch)
             r = worst_perturbation(model.discrete_encoder, x, share * nearest_distance(x), generator)
             here, there = (model.discrete_encoder(at).softmax(1).double() for at in (x, x + r))
             flow += (here.t() @ there).cpu().numpy()
             mass += here.sum(0).cpu().numpy()
-            count += len(x)
     return (flow + flow.T) / 2 * count / np.outer(mass, mass)
 
 
@@ -73,8 +74,14 @@ def merge_heights(flow: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns:
         SciPy's linkage, shape (K - 1, 4).
 
+    Raises:
+        ValueError: If the flow has another shape, is not symmetric, or holds what is negative or not finite.
+
     Source: Sokal and Michener (1958), through SciPy; chapter "Components that mean digits".
     """
+    square = flow.ndim == 2 and flow.shape[0] == flow.shape[1] >= 2
+    if not square or not np.allclose(flow, flow.T) or not (np.isfinite(flow) & (flow >= 0)).all():
+        raise ValueError(f"flow must be symmetric, (K, K) with K at least 2, finite and at least 0, got {flow}")
     distance = -np.log(np.maximum(flow, _NONE))
     np.fill_diagonal(distance, 0)
     links: NDArray[np.float64] = linkage(squareform(distance - min(0.0, distance.min()), checks=False), "average")
@@ -97,7 +104,8 @@ def merged_groups(links: NDArray[np.float64], num_groups: int) -> NDArray[np.int
     num_groups = check_positive_int("num_groups", num_groups)
     if num_groups > len(links) + 1:
         raise ValueError(f"{len(links) + 1} components cannot be merged to {num_groups} groups")
-    _, first, groups = np.unique(fcluster(links, num_groups, "maxclust"), return_index=True, return_inverse=True)
+    # Not fcluster, which gives fewer groups where several pairs are equally far apart.
+    _, first, groups = np.unique(cut_tree(links, num_groups)[:, 0], return_index=True, return_inverse=True)
     return first.argsort().argsort()[groups].astype(np.int64)
 
 

@@ -13,8 +13,9 @@ from gmlvm.batches import TensorBatches, as_batches
 from gmlvm.clusterer import Clusterer
 from gmlvm.clustering import Distillation, InformationMaximisation
 from gmlvm.history import History
+from gmlvm.run import Run
 from gmlvm.training import fit
-from gmlvm.validation import check_type
+from gmlvm.validation import check_positive_int, check_seed, check_shape, check_type
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def start_discrete_encoder(
     *,
     targets: Tensor | None = None,
     teaching_steps: int = 500,
-    refining_steps: int = 4000,
+    refining_steps: int = 5000,
     batch_size: int = 256,
     learning_rate: float = 2e-3,
     seed: int = 0,
@@ -62,7 +63,7 @@ def start_discrete_encoder(
         refining_steps: Steps of information maximisation, at least 1.
         batch_size: Images in a step.
         learning_rate: Adam's, constant.
-        seed: Seed of teacher, batches and perturbations.
+        seed: Seed of teacher, batches and perturbations, below 2^64 - 1.
         device: See :func:`gmlvm.fit`.
         progress: Show a bar for each of the two trainings.
 
@@ -78,23 +79,22 @@ def start_discrete_encoder(
     """
     model = getattr(model, "_orig_mod", model)
     check_type("model", model, Clusterer)
-    batches = as_batches(data, batch_size, torch.device("cpu"))
+    batches = as_batches(data, None, torch.device("cpu"))
     if not isinstance(batches, TensorBatches):
         raise TypeError("a teacher looks at all images at once; data must be ImageData or images, not a loader")
-    images = batches.images
-    if targets is None:
-        targets = embedding.teacher(images, model.num_components, seed)
-    if tuple(targets.shape) != (len(images), model.num_components):
-        raise ValueError(
-            f"targets must have shape {(len(images), model.num_components)} (images, num_components), "
-            f"got {tuple(targets.shape)}"
-        )
+    images, seed = batches.images, check_seed("seed", seed)
     # The encoder by itself, so that the rest of the model neither moves nor is asked.
     alone = Clusterer(model.discrete_encoder, model.image_shape)
-    settings: dict[str, Any] = {
-        "batch_size": batch_size, "learning_rate": learning_rate, "device": device, "progress": progress,
-    }  # fmt: skip
+    settings: dict[str, Any] = {"batch_size": batch_size, "learning_rate": learning_rate, "device": device}
+    teaching_steps = check_positive_int("teaching_steps", teaching_steps)
+    refining: dict[str, Any] = {"steps": check_positive_int("refining_steps", refining_steps), "seed": seed + 1}
+    # What cannot be trained shows before the teacher is asked, which takes minutes.
+    Run(alone, InformationMaximisation(), images, **refining, **settings)
+    if targets is None:
+        targets = embedding.teacher(images, model.num_components, seed)
+    check_shape("targets", targets, (len(images), model.num_components), " (images, num_components)")
+    settings["progress"] = progress
     taught = fit(alone, Distillation(targets), images, steps=teaching_steps, seed=seed, **settings)
-    refined = fit(alone, InformationMaximisation(), images, steps=refining_steps, seed=seed + 1, **settings)
+    refined = fit(alone, InformationMaximisation(), images, **refining, **settings)
     model.to(alone.device)
     return Start(targets, taught, refined)

@@ -70,7 +70,7 @@ def nearest_distance(x: Tensor) -> Tensor:
         x: Images, floating point, (B, ...), 2 or more. Of several processes each gives its rows, and gets theirs.
 
     Returns:
-        Euclidean distances in units of x, shape (B,); zero where the same image comes twice.
+        Euclidean distances in units of x, shape (B,); next to nothing where the same image comes twice.
 
     Raises:
         ValueError: If there is one image alone.

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from gmlvm import GMLVM, GaussianMixturePrior, storage
+from gmlvm import GMLVM, FullGaussianMixturePrior, GaussianMixturePrior, fit_prior, storage
 from gmlvm.inference import inference
 from gmlvm.networks import ComponentEncoder
 
@@ -242,7 +242,7 @@ class TestStart:
         standard(networks="conv", weight_std=0.01)
         assert touched == []
 
-    @pytest.mark.parametrize("networks", ["mlp", "conv"])
+    @pytest.mark.parametrize("networks", ["mlp", "deep", "conv"])
     def test_the_seed_gives_the_same_weights_whatever_the_default_device_and_the_priors_precision(self, networks):
         prior = GaussianMixturePrior.simplex(K, D)
         expected = standard(prior=prior, networks=networks).state_dict()
@@ -570,8 +570,10 @@ class TestExport:
             torch.testing.assert_close(code, model.encode(x))
             torch.testing.assert_close(image, model.reconstruct(x))
 
-    @pytest.fixture(params=["mlp", "conv", "own"])
+    @pytest.fixture(params=["mlp", "deep", "conv", "own", "full"])
     def model(self, request):
+        if request.param == "full":
+            return standard(prior=full_prior()).eval()
         return (own() if request.param == "own" else standard(networks=request.param)).eval()
 
     def test_forward_gives_probabilities_code_and_image(self, model):
@@ -604,7 +606,16 @@ PRIORS = {
     ),
     "partly learned": lambda: GaussianMixturePrior(torch.randn(K, D), torch.rand(K, D) + 0.1, learn="scale"),
     "float64": lambda: GaussianMixturePrior(torch.randn(K, D, dtype=torch.float64)),
+    "full": lambda: full_prior(),
+    "full, learned": lambda: full_prior(learn=("loc", "scale", "weights")),
+    "full, partly learned": lambda: full_prior(learn="scale"),
+    "full, float64": lambda: full_prior(torch.float64),
 }
+
+
+def full_prior(dtype=torch.float32, learn=()):
+    factor = torch.rand(K, D, D, dtype=dtype).tril() + 0.1 * torch.eye(D, dtype=dtype)
+    return FullGaussianMixturePrior(torch.randn(K, D, dtype=dtype), factor, torch.randn(K), learn=learn)
 
 
 class TestSavedModels:
@@ -613,7 +624,7 @@ class TestSavedModels:
         return tmp_path / "model.safetensors"
 
     @pytest.mark.parametrize("prior", PRIORS)
-    @pytest.mark.parametrize("networks", ["mlp", "conv"])
+    @pytest.mark.parametrize("networks", ["mlp", "deep", "conv"])
     def test_a_saved_model_comes_back_bit_for_bit(self, path, networks, prior, x):
         model = standard(prior=PRIORS[prior](), networks=networks).eval()
         assert model.can_be_rebuilt
@@ -626,6 +637,9 @@ class TestSavedModels:
         assert trained == wanted
         for name in ("logits", "loc", "scale"):
             assert torch.equal(getattr(loaded.prior, name), getattr(model.prior, name))
+        assert loaded.prior.learn == model.prior.learn
+        draws = [m.prior.sample_each(3, torch.Generator().manual_seed(0)) for m in (loaded, model)]
+        assert torch.equal(*draws)  # of a full covariance scales are not all
         assert loaded.sample(2).dtype == model.prior.loc.dtype
         assert torch.equal(loaded.reconstruct(x), model.reconstruct(x))
         assert not loaded.training
@@ -745,6 +759,22 @@ class TestSavedModels:
         assert other.prior.loc.requires_grad
         with pytest.raises(ValueError, match=r"prior: test_model\.Moves\(.* there, GaussianMixturePrior\(.* here"):
             GMLVM.load(path, into=standard())
+
+    def test_a_prior_fitted_afterwards_is_saved_with_the_model(self, path, small_model, small_data):
+        fit_prior(small_model, small_data)
+        small_model.save(path)
+        loaded = GMLVM.load(path)
+        assert isinstance(loaded.prior, FullGaussianMixturePrior)
+        assert torch.equal(loaded.prior.scale_tril, small_model.prior.scale_tril)
+        with pytest.raises(ValueError, match=r"prior.scale_tril: \(4, 3, 3\) there, nothing here"):
+            GMLVM.load(path, into=standard())
+
+    def test_a_prior_of_a_kind_that_is_not_known_is_named(self, path):
+        model = standard()
+        header = {"architecture": asdict(model.architecture), "prior": "spherical", "learn": []}
+        storage.write(path, "gmlvm model", header, model.state_dict())
+        with pytest.raises(ValueError, match="cannot be built: no prior of kind 'spherical'"):
+            GMLVM.load(path)
 
     def test_what_another_version_describes_in_other_words_is_built_by_its_sizes(self, path):
         model = standard()

@@ -89,6 +89,26 @@ def test_perceptrons_are_affine_maps_with_rectifiers_between():
     np.testing.assert_allclose(decoder(torch.tensor(z).float()).detach(), pixels, atol=1e-5)
 
 
+def test_deep_encoder_is_two_normalised_layers_and_an_affine_map():
+    encoder = with_statistics(networks.deep_discrete_encoder((2, 3, 4), 5, 7))
+    x = np.random.default_rng(0).random((6, 2, 3, 4))
+    expected = x.reshape(6, 24)
+    for linear, norm in ((encoder[1], encoder[2]), (encoder[4], encoder[5])):
+        expected = np.maximum(normalised(norm, affine(linear, expected)), 0)
+    assert expected.shape == (6, 7)
+    np.testing.assert_allclose(encoder(torch.tensor(x).float()).detach(), affine(encoder[7], expected), atol=1e-5)
+    assert len(encoder) == 8
+
+
+def test_the_components_of_a_deep_encoder_are_alike_at_first():
+    encoder = networks.deep_discrete_encoder((1, 28, 28), 10)
+    assert encoder[1].out_features == encoder[4].out_features == 512
+    assert encoder[-1].weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert (encoder[-1].bias == 0).all()
+    probs = encoder(torch.rand(50, 1, 28, 28, generator=torch.Generator().manual_seed(0))).softmax(1)
+    torch.testing.assert_close(probs, torch.full((50, 10), 0.1), atol=0.1, rtol=0)
+
+
 @pytest.mark.parametrize("image_shape", [(1, 5, 9), (3, 8, 8)])
 def test_convolutional_encoder_is_the_sum_written_out(image_shape):
     encoder = with_statistics(networks.conv_discrete_encoder(image_shape, 4))
@@ -116,10 +136,10 @@ def test_convolutional_decoder_is_the_sum_written_out_cut_at_the_lower_and_right
 
 
 @pytest.mark.parametrize("image_shape", [(1, 28, 28), (3, 32, 32), (1, 5, 9), (3, 1, 1)])
-@pytest.mark.parametrize("kind", ["mlp", "conv"])
+@pytest.mark.parametrize("kind", ["mlp", "deep", "conv"])
 def test_networks_take_any_image_size_and_channel_count(image_shape, kind):
     discrete = getattr(networks, f"{kind}_discrete_encoder")(image_shape, 4)
-    decoder = getattr(networks, f"{kind}_decoder")(image_shape, 3)
+    decoder = getattr(networks, f"{'mlp' if kind == 'deep' else kind}_decoder")(image_shape, 3)
     assert discrete(torch.rand(2, *image_shape)).shape == (2, 4)
     assert decoder(torch.randn(5, 3)).shape == (5, *image_shape)
 
@@ -177,4 +197,20 @@ def test_sizes_may_be_numpys():
     assert [type(size) for size in (encoder.num_components, encoder.latent_dim, encoder.hidden_dim)] == [int] * 3
     assert encoder.hidden.out_features == 600  # which 8 bits don't hold
     assert networks.mlp_decoder((1, 4, 4), np.int64(2), np.int64(5))(torch.zeros(1, 2)).shape == (1, 1, 4, 4)
-    assert networks.mlp_discrete_encoder((1, 4, 4), np.int64(3), np.int64(5))(torch.zeros(1, 16)).shape == (1, 3)
+    for kind in (networks.mlp_discrete_encoder, networks.deep_discrete_encoder):
+        assert kind((1, 4, 4), np.int64(3), np.int64(5)).eval()(torch.zeros(1, 16)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "error", "message"),
+    [
+        (((4, 4), 3, 5), ValueError, r"image_shape must be \(channels, height, width\)"),
+        (((1, 4, 4), 0, 5), ValueError, "num_components must be at least 1, got 0"),
+        (((1, 4, 4), 3, 0), ValueError, "hidden_dim must be at least 1, got 0"),
+        (((1, 4, 4), 3, 5.0), TypeError, "hidden_dim must be an integer, got 5.0"),
+    ],
+)
+def test_sizes_of_discrete_encoders_out_of_range_are_refused(sizes, error, message):
+    for kind in (networks.mlp_discrete_encoder, networks.deep_discrete_encoder):
+        with pytest.raises(error, match=message):
+            kind(*sizes)

@@ -169,14 +169,38 @@ def test_uint8_images_are_their_grey_levels_over_255(small_model, small_data, ob
     torch.testing.assert_close(torch.stack(whole), torch.stack(grey))
 
 
-@pytest.mark.parametrize("objective", [VAE(), WAE(10.0)], ids=["vae", "wae"])
-def test_the_loss_comes_first_and_is_the_sum_that_it_says(double_model, x, objective):
-    terms = objective(double_model, x)._asdict()
+@pytest.mark.parametrize(
+    ("objective", "weights"),
+    [
+        (VAE(), {"reconstruction": 1, "kl_z": 1, "kl_k": 1}),
+        (WAE(10.0), {"reconstruction": 1, "divergence": 10}),
+        (
+            VAE(0.3, smoothness=Smoothness(3.0), consistency_weight=5.0),
+            {"reconstruction": 1, "kl_z": 0.3, "kl_k": 0.3, "roughness": 3, "inconsistency": 5},
+        ),
+        (
+            WAE(10.0, reconstruction_weight=0.7, smoothness=Smoothness(3.0), consistency_weight=5.0),
+            {"reconstruction": 0.7, "divergence": 10, "roughness": 3, "inconsistency": 5},
+        ),
+    ],
+    ids=["vae", "wae", "vae with all", "wae with all"],
+)
+def test_the_loss_comes_first_and_is_the_sum_that_it_says(double_model, x, objective, weights):
+    terms = objective(double_model, x, seeded())._asdict()
     assert next(iter(terms)) == "loss"
     loss = terms.pop("loss")
-    weights = [1.0, 1.0, 1.0] if isinstance(objective, VAE) else [1.0, 10.0, 0.0]
-    total = sum(weight * term for weight, term in zip(weights, terms.values(), strict=True))
-    assert loss.item() == pytest.approx(total.item())
+    assert loss.item() == pytest.approx(sum(weight * terms[name].item() for name, weight in weights.items()), rel=1e-12)
+    assert all((term != 0) == (name in weights) for name, term in terms.items())
+
+
+@pytest.mark.parametrize("kind", [VAE, WAE], ids=["vae", "wae"])
+def test_all_that_is_drawn_comes_from_the_generator(double_model, x, kind):
+    objective = kind(1.0, enumeration=Resampled(), smoothness=Smoothness(), consistency_weight=1.0)
+    before = torch.get_rng_state()
+    first, same, other = (torch.stack(objective(double_model, x, seeded(seed))) for seed in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert (first != other).sum() >= 4  # at least the loss, the reconstruction, roughness and inconsistency
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_images_alone_are_a_batch(double_model, x):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 from scipy.special import expit, rel_entr
 from torch import nn
 
-from gmlvm.vat import virtual_adversarial_kl
+from gmlvm.vat import Smoothness, nearest_distance, running_statistics_kept, virtual_adversarial_kl, worst_perturbation
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def moved(weight, images, radius, seed=0):
     w, x = weight.detach().numpy().ravel(), images.flatten(1).numpy()
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     side = np.sign(noise.flatten(1).numpy() @ w)
-    shifted = x + radius * side[:, None] * w / np.linalg.norm(w)
+    shifted = x + np.reshape(radius, (-1, 1)) * side[:, None] * w / np.linalg.norm(w)
     p, q = (expit(points @ w) for points in (x, shifted))
     return p, q, shifted
 
@@ -82,14 +83,76 @@ def test_it_is_at_least_that_of_a_random_perturbation(curved, images):
     assert worst > rel_entr(p, q).sum(-1).mean(1).max()
 
 
-def test_a_constant_network_does_not_change(images):
-    constant = nn.Parameter(torch.zeros(3, dtype=torch.float64))
-    assert virtual_adversarial_kl(lambda x: constant.expand(len(x), 3), images).item() == 0.0
+def test_the_worst_perturbation_can_be_had_by_itself(two_classes, images):
+    radius = torch.linspace(0.1, 0.6, 6, dtype=torch.float64)
+    _, _, shifted = moved(two_classes[1].weight, images, radius.numpy(), seed=2)
+    r = worst_perturbation(two_classes, images, radius, torch.Generator().manual_seed(2))
+    assert r.shape == images.shape
+    np.testing.assert_allclose(r.flatten(1).numpy(), shifted - images.flatten(1).numpy(), rtol=1e-9)
+    assert not r.requires_grad
+
+
+def test_its_length_is_2_if_nothing_is_said(curved, images):
+    by_default = virtual_adversarial_kl(curved, images, generator=torch.Generator().manual_seed(0))
+    assert by_default == virtual_adversarial_kl(curved, images, 2.0, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_constant_network_does_not_change(images, trained):
+    constant = torch.zeros(3, dtype=torch.float64, requires_grad=trained)
+
+    def logits(x):
+        return constant.expand(len(x), 3)
+
+    assert virtual_adversarial_kl(logits, images).item() == 0.0
+    assert (worst_perturbation(logits, images, 1.0) == 0).all()
 
 
 def test_a_radius_must_be_positive(two_classes, images):
     with pytest.raises(ValueError, match=r"radius must be a finite number in .* got 0"):
         virtual_adversarial_kl(two_classes, images, 0.0)
+
+
+def test_radii_are_one_for_each_image(two_classes, images):
+    for shape in ((5,), (6, 1)):
+        with pytest.raises(ValueError, match=r"radius must have shape \(6\) \(batch,\), got"):
+            virtual_adversarial_kl(two_classes, images, torch.ones(shape, dtype=torch.float64))
+
+
+# As a part of objectives, with a length that is a share of the distance to other images.
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_the_nearest_image_is_another_one(images, count):
+    images = images[:count]
+    flat = images.flatten(1).numpy()
+    expected = (cdist(flat, flat) + np.diag([np.inf] * count)).min(1)
+    np.testing.assert_allclose(nearest_distance(images), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="needs 2 images or more, got 1"):
+        nearest_distance(images[:1])
+
+
+def test_smoothness_is_the_change_at_a_share_of_the_distance_to_the_nearest_image(two_classes, images):
+    nearest = nearest_distance(images).numpy()
+    assert nearest.max() > 1.1 * nearest.min()
+    for part, radius in ((Smoothness(share=0.3), 0.3 * nearest), (Smoothness(radius=0.7), 0.7)):
+        p, q, _ = moved(two_classes[1].weight, images, radius)
+        expected = (rel_entr(p, q) + rel_entr(1 - p, 1 - q)).mean()
+        assert part(two_classes, images, torch.Generator().manual_seed(0)).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_settings_of_smoothness_stand_in_its_repr():
+    assert repr(Smoothness()) == "Smoothness(1.0, share=0.2)"
+    assert repr(Smoothness(3, radius=0.5)) == "Smoothness(3.0, radius=0.5)"
+
+
+@pytest.mark.parametrize("name", ["weight", "share", "radius"])
+def test_settings_of_smoothness_must_be_positive(name):
+    with pytest.raises(ValueError, match=rf"{name} must be a finite number in \(0, inf\], got 0"):
+        Smoothness(**{name: 0.0})
+
+
+# Batch norms.
 
 
 def test_the_generator_decides(curved, images):
@@ -132,3 +195,112 @@ def test_the_direction_is_found_without_gradients_too(two_classes, images):
     with torch.no_grad():
         got = virtual_adversarial_kl(two_classes, images, 0.7, torch.Generator().manual_seed(0))
     assert got.item() == virtual_adversarial_kl(two_classes, images, 0.7, torch.Generator().manual_seed(0)).item() > 0
+
+
+# The nearest other image
+
+
+@pytest.mark.parametrize("count", [2, 6, 60])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_nearest_distance_is_that_of_scipy(count, dtype):
+    x = torch.rand(count, 1, 4, 5, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    distances = cdist(x.flatten(1), x.flatten(1)) + np.diag(np.full(count, np.inf))
+    got = nearest_distance(x)
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got, distances.min(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [3, 60])
+def test_an_image_that_comes_twice_has_next_to_no_distance(count):
+    x = torch.rand(count, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    x[2] = x[0]
+    got = nearest_distance(x)
+    assert got[[0, 2]].max() < 5e-3
+    assert got[1] > 0.3
+
+
+def test_an_image_alone_has_no_nearest_other(images):
+    with pytest.raises(ValueError, match="a distance to the nearest other image needs 2 images or more, got 1"):
+        nearest_distance(images[:1])
+    with pytest.raises(ValueError, match="needs 2 images or more, got 1"):
+        Smoothness()(nn.Flatten(), images[:1])
+
+
+# The perturbation itself
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_worst_perturbation_of_a_linear_network_is_along_its_weights(two_classes, images, seed):
+    *_, shifted = moved(two_classes[1].weight, images, 0.7, seed)
+    r = worst_perturbation(two_classes, images, 0.7, torch.Generator().manual_seed(seed))
+    assert r.shape == images.shape
+    assert not r.requires_grad
+    np.testing.assert_allclose((images + r).flatten(1), shifted, rtol=1e-9)
+    torch.testing.assert_close(r.flatten(1).norm(dim=1), torch.full((6,), 0.7, dtype=torch.float64))
+
+
+def test_each_image_can_have_a_radius_of_its_own(curved, images):
+    lengths = torch.tensor([0.0, 0.1, 0.5, 1.0, 2.0, 3.0], dtype=torch.float64)
+    r = worst_perturbation(curved, images, lengths, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(r.flatten(1).norm(dim=1), lengths)
+    changes, noise = [], torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for x, way, length in zip(images, noise, lengths, strict=True):  # one by one, each with the noise that it had
+        with torch.no_grad():
+            target = curved(x[None]).log_softmax(1)
+        probe = (x + length / 2 * way / way.norm()).requires_grad_()
+        (slope,) = torch.autograd.grad(nn.functional.cross_entropy(curved(probe[None]), target.exp()), probe)
+        q = curved((x + length * slope / slope.norm())[None]).softmax(1)
+        changes.append(rel_entr(target.exp().numpy(), q.detach().numpy()).sum())
+    got = virtual_adversarial_kl(curved, images, lengths, torch.Generator().manual_seed(0))
+    assert got.item() == pytest.approx(np.mean(changes), rel=1e-9)
+
+
+def test_radii_that_do_not_fit_are_refused(curved, images):
+    for radius in (torch.ones(5), torch.ones(6, 1), torch.tensor(1.0)):
+        for call in (virtual_adversarial_kl, worst_perturbation):
+            with pytest.raises(ValueError, match=r"radius must have shape \(6\) \(batch,\), got"):
+                call(curved, images, radius, torch.Generator().manual_seed(0))
+
+
+def test_what_no_perturbation_changes_is_not_perturbed(images):
+    r = worst_perturbation(lambda x: torch.zeros(len(x), 3, dtype=x.dtype), images, 2.0, None)
+    assert torch.equal(r, torch.zeros_like(images))
+
+
+# Smoothness
+
+
+def test_a_share_is_that_of_the_nearest_distance_and_a_radius_is_one_for_all(curved, images):
+    distances = cdist(images.flatten(1), images.flatten(1)) + np.diag(np.full(6, np.inf))
+    radii = torch.tensor(0.3 * distances.min(1))
+    for smoothness, radius in ((Smoothness(share=0.3), radii), (Smoothness(5.0, radius=0.7), 0.7)):
+        got, expected = (
+            call(curved, images, *arguments, torch.Generator().manual_seed(0))
+            for call, arguments in ((smoothness, ()), (virtual_adversarial_kl, (radius,)))
+        )
+        assert got.item() == pytest.approx(expected.item(), rel=1e-9)  # without the weight
+    assert (Smoothness(5.0).weight, Smoothness().weight, Smoothness().share) == (5.0, 1.0, 0.2)
+    assert repr(Smoothness(2.0, 0.5)) == "Smoothness(2.0, share=0.5)"
+    assert repr(Smoothness(2.0, radius=3.0)) == "Smoothness(2.0, radius=3.0)"
+
+
+@pytest.mark.parametrize("name", ["weight", "share", "radius"])
+@pytest.mark.parametrize(
+    ("value", "error"), [(0.0, ValueError), (-1.0, ValueError), (np.nan, ValueError), ("1", TypeError)]
+)
+def test_settings_of_smoothness_are_positive_numbers(name, value, error):
+    with pytest.raises(error, match=f"{name} must be"):
+        Smoothness(**{name: value})
+
+
+def test_running_statistics_are_kept_in_every_part_and_in_training_mode_alone(images):
+    norms = nn.BatchNorm2d(1), nn.BatchNorm2d(1, track_running_stats=False), nn.BatchNorm2d(1).eval()
+    network = nn.ModuleList(norms).double()
+    with running_statistics_kept(network):
+        outputs = [norm(images) for norm in norms]
+    white = (images - images.mean()) / (images.var(correction=0) + 1e-5).sqrt()
+    for output, expected in zip(outputs, (white, white, images / (1 + 1e-5) ** 0.5), strict=True):
+        torch.testing.assert_close(output, expected)
+    assert norms[0].num_batches_tracked == 0
+    assert (norms[0].running_mean == 0).all()
+    assert [norm.track_running_stats for norm in norms] == [True, False, True]

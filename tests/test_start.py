@@ -1,0 +1,153 @@
+"""The start of the discrete encoder: taught, then refined; and nothing else of the model touched."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from test_embedding import found, three_groups
+from torch import nn
+
+from gmlvm import (
+    GMLVM,
+    Clusterer,
+    Distillation,
+    GaussianMixturePrior,
+    InformationMaximisation,
+    datasets,
+    embedding,
+    fit,
+    start_discrete_encoder,
+)
+
+SETTINGS = {"teaching_steps": 40, "refining_steps": 20, "batch_size": 32, "device": "cpu", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return three_groups(300)[0]
+
+
+@pytest.fixture(scope="module")
+def groups():
+    return three_groups(300)[1]
+
+
+@pytest.fixture
+def targets(groups):
+    """A teacher that is right, and leaves a little doubt."""
+    return 0.9 * nn.functional.one_hot(torch.tensor(groups), 3).float() + 0.1 / 3
+
+
+def new_model(networks="deep"):
+    return GMLVM.for_images((1, 8, 8), 3, 2, networks=networks, hidden_dim=16, component_hidden_dim=4)
+
+
+def encoder():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 3))
+
+
+@pytest.mark.parametrize("model", [new_model, lambda: Clusterer(encoder(), (1, 8, 8))], ids=["GMLVM", "Clusterer"])
+def test_components_become_the_teachers_groups(images, groups, targets, model):
+    model = model()
+    start = start_discrete_encoder(model, images, targets=targets, **SETTINGS)
+    assert start.targets is targets
+    assert (model.predict(images) == groups).all()
+    assert (start.taught.steps, start.refined.steps) == (40, 20)
+    assert list(start.taught.terms) == ["loss", "cross_entropy", "roughness"]
+    assert list(start.refined.terms) == ["loss", "roughness", "conditional_entropy", "entropy"]
+    assert start.taught["cross_entropy"][-1] < 0.7 < start.taught["cross_entropy"][0]
+    assert start.refined["conditional_entropy"][-1] < start.refined["conditional_entropy"][0]  # surer than the teacher
+    assert "targets" not in repr(start)
+
+
+def test_it_is_distillation_and_then_information_maximisation(images, targets):
+    model, by_hand = new_model(), Clusterer(new_model().discrete_encoder, (1, 8, 8))
+    start = start_discrete_encoder(model, images, targets=targets, seed=5, learning_rate=1e-2, **SETTINGS)
+    settings = {"batch_size": 32, "learning_rate": 1e-2, "device": "cpu", "progress": False}
+    taught = fit(by_hand, Distillation(targets), images, steps=40, seed=5, **settings)
+    refined = fit(by_hand, InformationMaximisation(), images, steps=20, seed=6, **settings)
+    for name, tensor in by_hand.discrete_encoder.state_dict().items():
+        assert torch.equal(model.discrete_encoder.state_dict()[name], tensor)
+    np.testing.assert_array_equal(start.taught["loss"], taught["loss"])
+    np.testing.assert_array_equal(start.refined["loss"], refined["loss"])
+
+
+def test_the_rest_of_the_model_is_left_as_it_was(images, targets):
+    prior = GaussianMixturePrior.simplex(3, 2, learn=("loc", "scale", "weights"))
+    model = GMLVM.for_images((1, 8, 8), 3, 2, networks="conv", prior=prior)
+    before = copy.deepcopy(model.state_dict())
+    start_discrete_encoder(model, images, targets=targets, **SETTINGS | {"teaching_steps": 2, "refining_steps": 2})
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name in before if name.startswith("discrete_encoder")}
+    assert not any(module.training for module in model.discrete_encoder.modules())
+
+
+def test_images_may_come_in_any_form_and_labels_are_not_looked_at(images, groups, targets):
+    models, settings = [], SETTINGS | {"teaching_steps": 3, "refining_steps": 3}
+    data = datasets.from_arrays(images, np.roll(groups, 1), images[:5], groups[:5])
+    for given in (images, images.numpy()[:, 0], images / 255, data, data.train):
+        models.append(new_model())
+        start_discrete_encoder(models[-1], given, targets=targets, **settings)
+    for model in models[1:]:
+        assert all(map(torch.equal, model.state_dict().values(), models[0].state_dict().values()))
+
+
+def test_what_torch_has_compiled_is_started_as_it_is(images, targets):
+    plain, compiled, settings = new_model(), torch.compile(new_model()), SETTINGS | {"teaching_steps": 3}
+    for model in (plain, compiled):
+        start_discrete_encoder(model, images, targets=targets, **settings)
+    assert all(map(torch.equal, plain.state_dict().values(), compiled._orig_mod.state_dict().values()))
+
+
+def test_without_targets_umap_and_a_mixture_are_the_teacher(images, groups):
+    model = new_model()
+    start = start_discrete_encoder(model, images[:90], seed=3, **SETTINGS)
+    assert torch.equal(start.targets, embedding.teacher(images[:90], 3, seed=3))
+    order = found(start.targets.numpy(), groups[:90])
+    assert (model.predict(images) == np.array(order)[groups]).all()
+
+
+# Bad input shows before the teacher, which takes minutes, has begun.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"model": nn.Flatten()}, TypeError, "model must be of type Clusterer, got Flatten"),
+        ({"data": iter([torch.zeros(4, 1, 8, 8)])}, TypeError, "ImageData or images, not a loader"),
+        ({"data": 5}, TypeError, "data must be ImageData, images, or a loader of images, got int"),
+        ({"data": torch.zeros(40, 1, 8, 7)}, ValueError, r"images of shape \(1, 8, 8\), the data has \(1, 8, 7\)"),
+        ({"batch_size": 301}, ValueError, "batch_size must be at most the 300 training images, got 301"),
+        ({"teaching_steps": 0}, ValueError, "teaching_steps must be at least 1, got 0"),
+        ({"refining_steps": 1.5}, TypeError, "refining_steps must be an integer, got 1.5"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"seed": 2**64 - 1}, ValueError, r"seed must be below 2\^64"),
+        ({"seed": "0"}, TypeError, "seed must be an integer, got '0'"),
+        ({"device": "tpu"}, ValueError, "'auto', 'cpu', 'cuda', 'mps'; got 'tpu'"),
+        ({"model": new_model().requires_grad_(False)}, ValueError, "nothing to train: every parameter .* is frozen"),
+        ({"learning_rate": 0.0}, ValueError, "learning_rate must be .* got 0"),
+        ({"targets": torch.full((300, 4), 0.25)}, ValueError, r"targets must have shape \(300, 3\) .*, got \(300, 4\)"),
+        (
+            {"targets": torch.full((299, 3), 1 / 3)},
+            ValueError,
+            r"targets must have shape .*, got \(299, 3\)",
+        ),
+        ({"targets": torch.ones(300, 3)}, ValueError, "targets must be probabilities, with rows that sum to one"),
+        ({"targets": [[1.0, 0.0, 0.0]] * 300}, TypeError, "targets must be a torch.Tensor, got list"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_bad_input_is_refused_before_any_work(images, monkeypatch, arguments, error, message):
+    def work(*arguments, **settings):
+        raise AssertionError("the teacher was asked")
+
+    monkeypatch.setattr(embedding, "teacher", work)
+    model = arguments.get("model", new_model())
+    before = copy.deepcopy(model.state_dict())
+    settings = {"model": model, "data": images} | SETTINGS | arguments
+    with pytest.raises(error, match=message):
+        start_discrete_encoder(**settings)
+    assert all(map(torch.equal, model.state_dict().values(), before.values()))
