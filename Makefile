@@ -47,7 +47,7 @@ results: $(VENV)/ready ## make the committed files under results/ again (about f
 	$(BIN)/python -m experiments.expectations --output results/expectations_fresh.json \
 	    --seeds $$(seq 10 39) --methods truncated top-m resampled
 	$(BIN)/python -m gmlvm_book.instrument --output results/classifier.safetensors
-	$(BIN)/python -m experiments.digits --output results/digits.json
+	$(BIN)/python -m experiments.digits --output results/digits.json --methods path
 	$(BIN)/python -m benchmarks --json results/benchmarks.json
 
 bench: $(VENV)/ready ## measure how fast training is against a plain version (about 16 minutes on two cores)

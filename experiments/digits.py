@@ -1,7 +1,7 @@
-"""Components that mean digits: the whole path, its ablations and what it is compared with, seed by seed.
+"""Components that mean digits: the whole path, and the GM-WAE without a start beside it, seed by seed.
 
-``python -m experiments.digits --output results/digits.json`` makes the file that the chapter "Components that mean
-digits" reads. Labels are looked at when everything is trained, by what measures alone.
+``python -m experiments.digits --output results/digits.json --methods path`` makes the file that the chapter "Components
+that mean digits" reads. Labels are looked at when everything is trained, by what measures alone.
 """
 
 from __future__ import annotations

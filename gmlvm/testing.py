@@ -34,6 +34,7 @@ from gmlvm.assertions import (
     unchanged,
 )
 from gmlvm.batches import Batch, Batches
+from gmlvm.clusterer import Clusterer
 from gmlvm.divergences import Divergence
 from gmlvm.enumeration import Enumeration
 from gmlvm.kernels import Kernel
@@ -268,12 +269,13 @@ def check_enumeration(rule: Enumeration, *, tolerance: float = 0.0, fixed_shape:
     gradients("the sum over k by a rule", lambda: (weights(leaf, seeded()) @ values).sum(), certain, reach=False)
 
 
-def check_objective(objective: Objective, model: GMLVM | None = None, *, exact_gradient: bool = True) -> None:
+def check_objective(objective: Objective, model: Clusterer | None = None, *, exact_gradient: bool = True) -> None:
     """Check that an objective names its terms, trains what it owns, and leaves the model as it was.
 
     Args:
         objective: The objective.
-        model: A model that it can take; a small one for images of 6 x 5 pixels if left out.
+        model: A model that it can take, a :class:`gmlvm.GMLVM` or a :class:`gmlvm.Clusterer`; a small one of three
+            components for images of 6 x 5 pixels if left out.
         exact_gradient: Whether its gradient is that of its value, in its own parameters, the continuous encoder and
             the decoder; not so if gradients are stopped or reversed on purpose, as for a critic.
 
@@ -301,7 +303,7 @@ def check_objective(objective: Objective, model: GMLVM | None = None, *, exact_g
         require(names[0] == "loss", f"terms must be a named tuple or a mapping, with loss first, got {names}")
         for name, term in terms.items():
             tensor(f"the term {name}", term, (), None)
-        return tensor("the loss", terms["loss"], (), model.prior.loc.dtype)
+        return tensor("the loss", terms["loss"], (), model.dtype)
 
     before = state(model)
     with ambient():
@@ -322,11 +324,12 @@ def check_objective(objective: Objective, model: GMLVM | None = None, *, exact_g
     gradients("the loss", loss, trained(model), reach=False)
     if leaves := trained(own):
         gradients("the loss", loss, leaves)
-    if exact_gradient:
+    if exact_gradient and isinstance(model, GMLVM):
         # Not in the discrete encoder, from which terms can be drawn, nor in the prior, in whose units others are.
         drawn_from = {id(parameter) for parameter in model.discrete_encoder.parameters()}
         networks = nn.ModuleDict({"continuous_encoder": model.continuous_encoder, "decoder": model.decoder})
         leaves |= {name: leaf for name, leaf in trained(networks).items() if id(leaf) not in drawn_from}
+    if exact_gradient and leaves:
         gradients("the loss", loss, leaves, reach=False, exact=True)
 
 

@@ -9,9 +9,21 @@ import pytest
 import torch
 from small_runs import Learned, new_model, own_model, run, same_weights
 
-from gmlvm import MMD, VAE, WAE, GaussianMixturePrior, distributed
+from gmlvm import MMD, VAE, WAE, GaussianMixturePrior, InformationMaximisation, distributed
 from gmlvm.posterior import Posterior
 from gmlvm.vat import Smoothness
+
+
+class Informed(WAE):
+    """The WAE, and information maximisation besides."""
+
+    information = InformationMaximisation()
+
+    def terms(self, model, batch, generator):
+        terms, information = super().terms(model, batch, generator), self.information.terms(model, batch, generator)
+        extra = {"conditional": information.conditional_entropy, "entropy": information.entropy}
+        return terms._asdict() | {"loss": terms.loss + information.loss} | extra
+
 
 #: Objectives by name, of which each process makes its own.
 OBJECTIVES = {
@@ -19,6 +31,8 @@ OBJECTIVES = {
     "pairs": lambda: WAE(100.0),
     "codes": lambda: WAE(100.0, MMD("codes")),
     "smoothness": lambda: WAE(100.0, smoothness=Smoothness()),
+    "consistency": lambda: VAE(consistency_weight=10.0),
+    "information": lambda: Informed(100.0),
     "learned weight": Learned,
 }
 OPTIONS = {"steps": 20, "batch_size": 128, "learning_rate": 1e-3}

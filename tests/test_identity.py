@@ -44,8 +44,9 @@ def test_a_digest_tells_where_one_part_ends_and_the_next_begins():
     values = torch.arange(3, dtype=torch.uint8)
     others = [
         (b"abc",), (b"ab", b"c"), (b"a", b"bc"), (b"abc", b""), (b"", b"abc"), (), (b"",), (b"", b""),
-        (values,), (b"torch.uint8(3,)\0\1\2",), (b"torch.uint8(3,)", b"\0\1\2"), (b"torch.uint8(3,) 3 \0\1\2",),
-        (values[:2], values[2:]), (values[:1], values[1:]),
+        (b"a", b"b"), (b"abytesb",), (b"abytes 1 b",), (values,), (b"\0\1\2",), (b"torch.uint8(3,)\0\1\2",),
+        (b"torch.uint8(3,)", b"\0\1\2"), (b"torch.uint8(3,) 3 \0\1\2",), (values[:2], values[2:]),
+        (values[:1], values[1:]),
     ]  # fmt: skip
     assert len({digest(*parts) for parts in others}) == len(others)
 

@@ -767,7 +767,7 @@ class TestSavedModels:
         assert isinstance(loaded.prior, FullGaussianMixturePrior)
         assert torch.equal(loaded.prior.scale_tril, small_model.prior.scale_tril)
         with pytest.raises(ValueError, match=r"prior.scale_tril: \(4, 3, 3\) there, nothing here"):
-            GMLVM.load(path, into=standard())
+            GMLVM.load(path, into=standard(hidden_dim=12, component_hidden_dim=5))
 
     def test_a_prior_of_a_kind_that_is_not_known_is_named(self, path):
         model = standard()

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from small_runs import Error, Learned, Noted, new_model, own_model, run, same_weights, state
+from torch import nn
 
-from gmlvm import WAE, Objective, Run, cosine
+from gmlvm import WAE, Clusterer, Distillation, InformationMaximisation, Objective, Run, Smoothness, cosine
 from gmlvm import run as run_module
 
 # Step by step
@@ -69,6 +70,136 @@ def test_frozen_weights_stay_as_they_are_and_the_others_are_trained(small_data):
     run(model, small_data)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {name for name, _ in model.named_parameters() if not name.startswith("decoder")}
+
+
+def modes(run):
+    """Inside a step: which parts are in training mode, by name."""
+    seen = {}
+
+    class Looks(WAE):
+        def terms(self, model, batch, generator):
+            seen.update({name: part.training for name, part in model.named_modules() if name})
+            return super().terms(model, batch, generator)
+
+    run(Looks(100.0, smoothness=Smoothness(20.0), consistency_weight=10.0))
+    return seen
+
+
+def test_a_part_that_is_frozen_altogether_is_left_as_it_was_batch_norms_and_dropout_too(small_data):
+    """Of an encoder with both, in a run that perturbs its images and has it judge what is drawn."""
+    model, other = own_model(dropout=0.5), own_model(dropout=0.5)
+    model.discrete_encoder.requires_grad_(False)
+    before = state(model)
+    seen = modes(lambda objective: run(model, small_data, objective))
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not any(training for name, training in seen.items() if name.startswith("discrete_encoder"))
+    assert all(training for name, training in seen.items() if not name.startswith("discrete_encoder"))
+    before = state(other)
+    run(other, small_data)  # where nothing is frozen these are in training mode, and remember
+    changed = {name for name, tensor in other.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert "discrete_encoder.2.running_mean" in changed
+
+
+def test_a_part_of_which_some_weights_are_frozen_is_in_training_mode(small_data):
+    model = own_model()
+    model.discrete_encoder[1].requires_grad_(False)
+    seen = modes(lambda objective: run(model, small_data, objective))
+    assert all(seen.values())
+    assert model.discrete_encoder[2].num_batches_tracked == 12
+
+
+def test_a_trunk_that_is_frozen_with_one_encoder_stays_in_evaluation_mode_in_the_other(small_data):
+    class Heads(nn.Module):
+        def __init__(self, trunk):
+            super().__init__()
+            self.trunk, self.head = trunk, nn.Linear(8, 24)
+
+        def forward(self, x):
+            loc, log_scale = self.head(self.trunk(x)).view(-1, 4, 6).chunk(2, 2)
+            return loc, log_scale.exp()
+
+    with torch.random.fork_rng():
+        trunk = nn.Sequential(nn.Flatten(), nn.Linear(30, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+        model = own_model(encoder=nn.Sequential(trunk, nn.Linear(8, 4)))
+        model.continuous_encoder = Heads(trunk)
+    model.discrete_encoder.requires_grad_(False)
+    before = state(model)
+    seen = modes(lambda objective: run(model, small_data, objective))
+    assert seen["continuous_encoder"]
+    assert not seen["discrete_encoder.0.3"]  # a dropout of both
+    assert same_weights(state(trunk), {n.removeprefix("discrete_encoder.0."): t for n, t in before.items()
+                                       if n.startswith("discrete_encoder.0.")})  # fmt: skip
+    assert not torch.equal(model.continuous_encoder.head.weight, before["continuous_encoder.head.weight"])
+
+
+def test_a_run_with_a_frozen_part_goes_on_from_its_checkpoint(small_data, tmp_path):
+    models = [own_model() for _ in range(2)]
+    for model in models:
+        model.discrete_encoder.requires_grad_(False)
+    run(models[0], small_data)
+    half = own_model()
+    half.discrete_encoder.requires_grad_(False)
+    run(half, small_data, checkpoint=tmp_path / "run", callbacks={5: lambda run: run.stop("interrupted")})
+    run(models[1], small_data, checkpoint=tmp_path / "run")
+    assert same_weights(*models)
+    with pytest.raises(ValueError, match="frozen there"):
+        run(own_model(), small_data, checkpoint=tmp_path / "run")
+
+
+# A discrete encoder by itself
+
+
+def new_clusterer():
+    return Clusterer(own_model().discrete_encoder, (1, 6, 5))
+
+
+def labels(small_data):
+    return nn.functional.one_hot(small_data.train.labels, 4).float()
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [lambda data: InformationMaximisation(), lambda data: Distillation(labels(data))],
+    ids=["information", "distillation"],
+)
+def test_a_clusterer_is_trained_and_goes_on_from_its_checkpoint(small_data, tmp_path, objective):
+    whole, resumed = new_clusterer(), new_clusterer()
+    before = state(whole)
+    history = run(whole, small_data, objective(small_data))
+    assert history.steps == 12
+    assert all(not torch.equal(tensor, before[name]) for name, tensor in whole.state_dict().items())
+    run(
+        new_clusterer(), small_data, objective(small_data), checkpoint=tmp_path / "run",
+        callbacks={5: lambda run: run.stop("interrupted")},
+    )  # fmt: skip
+    run(resumed, small_data, objective(small_data), checkpoint=tmp_path / "run")
+    assert same_weights(whole, resumed)
+    assert not any(module.training for module in whole.modules())
+
+
+def test_of_a_model_such_an_objective_trains_the_discrete_encoder_alone(small_data):
+    model, clusterer = own_model(), new_clusterer()
+    before = state(model)
+    run(model, small_data, InformationMaximisation())
+    run(clusterer, small_data, InformationMaximisation())
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name in before if name.startswith("discrete_encoder")}
+    assert same_weights(model.discrete_encoder, clusterer.discrete_encoder)
+
+
+def test_other_targets_are_another_run(small_data, tmp_path):
+    run(new_clusterer(), small_data, Distillation(labels(small_data)), checkpoint=tmp_path / "run", steps=3)
+    other = Distillation(labels(small_data).roll(1, 1))
+    with pytest.raises(ValueError, match=r"other settings \(values objective\.targets"):
+        run(new_clusterer(), small_data, other, checkpoint=tmp_path / "run", steps=3)
+
+
+def test_a_clusterer_has_no_matched_start_and_images_must_fit_it(small_data):
+    with pytest.raises(TypeError, match="model must be of type GMLVM, got Clusterer"):
+        run(new_clusterer(), small_data, InformationMaximisation(), matched_start=True)
+    with pytest.raises(ValueError, match=r"for images of shape \(1, 6, 5\), the data has \(1, 5, 6\)"):
+        run(new_clusterer(), small_data.train.images.mT, InformationMaximisation(), batch_size=16)
 
 
 def test_a_model_of_frozen_weights_is_refused(small_data):

@@ -10,7 +10,20 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from gmlvm import GMLVM, MMD, VAE, WAE, Divergence, GaussianMixturePrior, Objective, networks
+from gmlvm import (
+    GMLVM,
+    MMD,
+    VAE,
+    WAE,
+    Clusterer,
+    Distillation,
+    Divergence,
+    FullGaussianMixturePrior,
+    GaussianMixturePrior,
+    InformationMaximisation,
+    Objective,
+    networks,
+)
 from gmlvm.batches import Batch, Batches, LoaderBatches, TensorBatches
 from gmlvm.enumeration import Dense, Enumeration, Resampled, Selection, TopM, Truncated
 from gmlvm.kernels import Gaussian, InverseMultiquadratic
@@ -36,10 +49,26 @@ def uneven(cls=GaussianMixturePrior, learn=()):
     return cls(loc, scale.abs() + 0.3, torch.tensor([0.5, -1.0, 0.0, 0.3]), learn=learn)
 
 
+def slanted(cls=FullGaussianMixturePrior, learn=()):
+    """The same with directions that depend on one another."""
+    prior = uneven()
+    below = 0.5 * torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(1)).tril(-1)
+    return cls(prior.loc, below * prior.scale[:, :, None] + torch.diag_embed(prior.scale), prior.logits, learn=learn)
+
+
+def targets(num_components=3):
+    return torch.rand(8, num_components, generator=torch.Generator().manual_seed(0)).softmax(1)
+
+
+def encoder(*layers):
+    return Clusterer(nn.Sequential(nn.Flatten(), nn.Linear(30, 8), *layers, nn.Linear(8, 3)), (1, 6, 5))
+
+
 class TestWhatIsBuiltIn:
+    @pytest.mark.parametrize("make", [uneven, slanted])
     @pytest.mark.parametrize("learn", [(), "loc", "scale", "weights", ("loc", "scale", "weights")], ids=str)
-    def test_priors(self, learn):
-        check_prior(uneven(learn=learn))
+    def test_priors(self, make, learn):
+        check_prior(make(learn=learn))
 
     def test_the_simplex_prior(self):
         check_prior(GaussianMixturePrior.simplex(10, 9))
@@ -62,6 +91,11 @@ class TestWhatIsBuiltIn:
     @pytest.mark.parametrize("divergence", [SlicedWasserstein, Sinkhorn])
     def test_transport(self, on, divergence):
         check_divergence(divergence(on))
+        check_divergence(divergence(on), slanted())
+
+    @pytest.mark.parametrize("on", ["pairs", "codes"])
+    def test_the_mmd_from_full_covariances(self, on):
+        check_divergence(MMD(on), slanted())
 
     @pytest.mark.parametrize("rule", [Dense(), TopM(1), TopM(5), Resampled(1), Resampled(3)], ids=str)
     def test_rules_without_bias(self, rule):
@@ -76,17 +110,28 @@ class TestWhatIsBuiltIn:
 
     @pytest.mark.parametrize(
         "objective",
-        [VAE(), VAE(0.3, TopM(1)), WAE(10.0), WAE(10.0, MMD("codes"), smoothness=Smoothness())],
-        ids=["VAE", "VAE top", "WAE", "WAE smooth"],
-    )
+        [
+            VAE(), VAE(0.3, TopM(1)), VAE(smoothness=Smoothness(), consistency_weight=3.0),
+            WAE(10.0), WAE(10.0, MMD("codes"), smoothness=Smoothness()), WAE(10.0, consistency_weight=3.0),
+            InformationMaximisation(),
+        ],
+        ids=["VAE", "VAE top", "VAE smooth and consistent", "WAE", "WAE smooth", "WAE consistent", "information"],
+    )  # fmt: skip
     def test_objectives(self, objective):
         check_objective(objective)
         check_objective(objective, GMLVM.for_images((1, 6, 5), 4, 3, networks="conv"))
+        check_objective(objective, GMLVM.for_images((1, 6, 5), 4, 3, hidden_dim=8, prior=slanted()))
 
-    @pytest.mark.parametrize("kind", ["mlp", "conv"])
+    @pytest.mark.parametrize("objective", [InformationMaximisation(), Distillation(targets())], ids=["own", "taught"])
+    @pytest.mark.parametrize("layers", [(), (nn.BatchNorm1d(8), nn.Tanh())], ids=["linear", "batch norm"])
+    def test_objectives_of_a_discrete_encoder_alone(self, objective, layers):
+        check_objective(objective, encoder(*layers))
+
+    @pytest.mark.parametrize("make", [uneven, slanted])
+    @pytest.mark.parametrize("kind", ["mlp", "deep", "conv"])
     @pytest.mark.parametrize("learn", [(), "loc"], ids=str)
-    def test_models(self, kind, learn):
-        prior = GaussianMixturePrior.simplex(4, 3, learn=learn)
+    def test_models(self, kind, learn, make):
+        prior = make(learn=learn)
         check_model(GMLVM.for_images((2, 6, 5), 4, 3, networks=kind, prior=prior))
 
     @pytest.mark.parametrize("own", [None, 3], ids=["global generator", "own generator"])
@@ -182,6 +227,28 @@ class DensityOfOneComponent(GaussianMixturePrior):
 class KLOfAllComponents(GaussianMixturePrior):
     def component_kl(self, loc, scale):
         return super().component_kl(loc, scale).sum(-1)
+
+
+class DensityOfTheScalesAlone(FullGaussianMixturePrior):
+    def component_log_prob(self, z):
+        return torch.distributions.Normal(self.loc, self.scale).log_prob(z.unsqueeze(-2)).sum(-1)
+
+
+class KLOfTheScalesAlone(FullGaussianMixturePrior):
+    def component_kl(self, loc, scale):
+        return GaussianMixturePrior(self.loc.detach(), self.scale.detach()).component_kl(loc, scale)
+
+
+FULL_PRIORS = [
+    (DensityOfTheScalesAlone, r"component 0 of the prior must be .* component_kl\(\) and the density disagree"),
+    (KLOfTheScalesAlone, "the KL divergence of a Gaussian from component 0 of the prior must be"),
+]
+
+
+@pytest.mark.parametrize(("cls", "message"), FULL_PRIORS, ids=[case[0].__name__ for case in FULL_PRIORS])
+def test_a_fault_in_a_prior_with_full_covariances_is_caught(cls, message):
+    with pytest.raises(AssertionError, match=message):
+        check_prior(slanted(cls))
 
 
 PRIORS = [
@@ -577,6 +644,54 @@ def test_an_objective_of_ones_own_passes():
 def test_a_fault_in_an_objective_is_caught(cls, message):
     with pytest.raises(AssertionError, match=message):
         check_objective(cls())
+
+
+class Surprise(Objective):
+    """Entropy of q_D with a learned weight: one of a discrete encoder alone that passes, and has places for faults."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_weight = nn.Parameter(torch.zeros(()))
+
+    def terms(self, model, batch, generator):
+        log_probs = self.logits(model, model.pixels(batch.images), generator).log_softmax(1)
+        return {"loss": self.weight() * -(log_probs.exp() * log_probs).sum(1).mean() - self.log_weight}
+
+    def logits(self, model, x, generator):
+        return model.discrete_encoder(x)
+
+    def weight(self):
+        return self.log_weight.exp()
+
+
+class NoiseOfItsOwn(Surprise):
+    def logits(self, model, x, generator):
+        return super().logits(model, x + 0.1 * torch.randn_like(x), generator)
+
+
+class HalfAWeight(Surprise):
+    def weight(self):
+        return (0.5 * self.log_weight + 0.5 * self.log_weight.detach()).exp()
+
+
+class EvaluationAlways(Surprise):
+    def logits(self, model, x, generator):
+        return super().logits(model.eval(), x, generator)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (NoiseOfItsOwn, "the loss must leave the global generators as they were"),
+        (HalfAWeight, "must be its slope"),
+        (EvaluationAlways, "must leave the model as it was, got changes"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_fault_in_an_objective_of_a_discrete_encoder_alone_is_caught(cls, message):
+    check_objective(Surprise(), encoder())
+    with pytest.raises(AssertionError, match=message):
+        check_objective(cls(), encoder())
 
 
 def test_gradients_that_are_stopped_on_purpose_can_be_let_pass():
