@@ -105,8 +105,8 @@ def merged_groups(links: NDArray[np.float64], num_groups: int) -> NDArray[np.int
     if num_groups > len(links) + 1:
         raise ValueError(f"{len(links) + 1} components cannot be merged to {num_groups} groups")
     # Not fcluster, which gives fewer groups where several pairs are equally far apart.
-    _, first, groups = np.unique(cut_tree(links, num_groups)[:, 0], return_index=True, return_inverse=True)
-    return first.argsort().argsort()[groups].astype(np.int64)
+    groups: NDArray[np.int64] = cut_tree(links, num_groups)[:, 0].astype(np.int64)
+    return groups
 
 
 def merge_components(encoder: nn.Module, groups: Sequence[int] | NDArray[np.int64]) -> nn.Module:

@@ -159,6 +159,7 @@ def test_top_m_costs_m_plus_one_terms(log_probs):
 def test_top_m_of_nearly_all_terms_is_dense(log_probs, m):
     values = torch.rand_like(log_probs)
     torch.testing.assert_close(total(TopM(m), log_probs, values), total(Dense(), log_probs, values))
+    assert len(TopM(m).select(log_probs).weight) == log_probs.numel()
 
 
 @pytest.mark.parametrize("rule", [Truncated(), *DRAWING], ids=repr)

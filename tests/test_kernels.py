@@ -185,8 +185,10 @@ def test_a_kernel_without_a_closed_form_says_so():
 
 
 @pytest.mark.parametrize("bandwidths", [(), (0.0,), (1.0, -1.0)])
-def test_bandwidths_must_be_there_and_positive(bandwidths):
+def test_bandwidths_and_constants_must_be_there_and_positive(bandwidths):
     with pytest.raises(ValueError, match=r"bandwidths must (hold at least one|be .* in \(0, inf\])"):
         Gaussian(bandwidths)
     with pytest.raises(ValueError, match=r"bandwidths must (hold at least one|be .* in \(0, inf\])"):
         InverseMultiquadratic.for_prior(unequal_prior(), bandwidths)
+    with pytest.raises(ValueError, match=r"constants must (hold at least one|be .* in \(0, inf\])"):
+        InverseMultiquadratic(bandwidths)

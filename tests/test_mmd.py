@@ -26,20 +26,27 @@ def random_case(seed=0, batch=5, num_components=3, samples=4, latent_dim=2):
 
 
 @ON
-@pytest.mark.parametrize("seed", [0, 1])
-def test_it_agrees_with_the_brute_force_double_sum(on, seed):
-    case = random_case(seed)
+@pytest.mark.parametrize(("seed", "batch", "samples"), [(0, 5, 4), (1, 5, 4), (0, 2, 2)])
+def test_it_agrees_with_the_brute_force_double_sum(on, seed, batch, samples):
+    case = random_case(seed, batch, samples=samples)
     got = squared_mmd(*case, InverseMultiquadratic(CONSTANTS), on)
     expected = oracles.squared_mmd(*(t.numpy() for t in case), CONSTANTS, joint=on == "pairs")
     assert got.item() == pytest.approx(expected, rel=1e-10)
 
 
 @ON
-def test_its_data_part_is_what_is_left_when_the_prior_weighs_nothing(on):
-    probs, z, prior_probs, prior_z = random_case()
+@pytest.mark.parametrize("batch", [2, 5])
+def test_its_data_part_is_what_is_left_when_the_prior_weighs_nothing(on, batch):
+    probs, z, prior_probs, prior_z = random_case(batch=batch)
     kernel = InverseMultiquadratic(CONSTANTS)
     whole = squared_mmd(probs, z, torch.zeros_like(prior_probs), prior_z, kernel, on)
     torch.testing.assert_close(data_data(probs, z, kernel, on), whole, rtol=1e-12, atol=0)
+
+
+def test_pairs_are_compared_if_nothing_is_said():
+    case, kernel = random_case(), InverseMultiquadratic(CONSTANTS)
+    assert torch.equal(squared_mmd(*case, kernel), squared_mmd(*case, kernel, "pairs"))
+    assert torch.equal(data_data(*case[:2], kernel), data_data(*case[:2], kernel, "pairs"))
 
 
 @ON
@@ -54,6 +61,37 @@ def test_codes_that_are_not_kept_take_no_part(on):
     torch.testing.assert_close(some, every, rtol=1e-12, atol=0)
     gradients = [torch.autograd.grad(value, weight)[0] * kept for value in (every, some)]
     torch.testing.assert_close(*gradients)
+
+
+class Looking:
+    """A kernel that remembers which squared distances it was asked for."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, squared_distance):
+        self.seen.append(squared_distance.detach())
+        return 1 / (1 + squared_distance)
+
+
+@pytest.mark.parametrize(("on", "count"), [("pairs", 3 * 2 * (2 + 4)), ("codes", 4 * (4 + 3 * 4))])
+def test_codes_that_are_not_kept_cost_nothing(on, count):
+    """Four codes of 15 are kept, two of a component at most, and compared with one another and with all samples."""
+    probs, z, prior_probs, prior_z = random_case()
+    kept = torch.zeros(5, 3, dtype=torch.bool)
+    kept[[0, 2, 3, 4], [0, 1, 1, 2]] = True
+    kernel = Looking()
+    squared_mmd(probs * kept, z, prior_probs, prior_z, kernel, on, kept=kept, prior_part=torch.tensor(0.0))
+    assert sum(distances.numel() for distances in kernel.seen) == count
+
+
+@ON
+def test_a_kernel_is_given_no_negative_distance(on):
+    """Codes close together and far from the origin: what rounding leaves of |a|^2 + |b|^2 - 2 a.b has either sign."""
+    probs, z, prior_probs, prior_z = (tensor.float() for tensor in random_case())
+    kernel = Looking()
+    squared_mmd(probs, 100 + z / 1000, prior_probs, 100 + prior_z / 1000, kernel, on)
+    assert min(distances.min() for distances in kernel.seen) == 0
 
 
 @ON

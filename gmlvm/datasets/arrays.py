@@ -31,9 +31,9 @@ def from_arrays(
 
     Args:
         train_images: An array or tensor, or a list of arrays, tensors or PIL images of one size; (N, H, W) for grey,
-            (N, C, H, W) or (N, H, W, C) with C 1 or 3; ``uint8`` in 0..255, ``uint16`` in 0..65535, other
-            integers in 0..255, ``bool``, or floating point in [0, 1], which is rounded to 8 bits. ``uint8`` arrays,
-            memory-mapped ones too, are not copied where their layout fits.
+            (N, C, H, W) or (N, H, W, C) with C 1 or 3, or with any C if ``channels`` says where it is; ``uint8`` in
+            0..255, ``uint16`` in 0..65535, other integers in 0..255, ``bool``, or floating point in [0, 1], which is
+            rounded to 8 bits. ``uint8`` arrays, memory-mapped ones too, are not copied where their layout fits.
         train_labels: Integers or strings, shape (N,), or None. Integers from 0 are the numbers of the classes as
             they stand. For strings, booleans, and integers of which one is negative or 100,000 or above, the classes
             are the different labels of both splits, sorted.
