@@ -58,7 +58,7 @@ def evaluate_samples(
 
     Args:
         model: The model.
-        classifier: Trained on labels; its ``discrete_encoder`` a :class:`torch.nn.Sequential` that ends in a linear
+        classifier: Trained on labels; its ``discrete_encoder`` a ``torch.nn.Sequential`` that ends in a linear
             layer, what goes into which are the features.
         data: Test images to compare with, and their labels.
         samples: Images drawn from each component, at least 2; and ten times as many from the prior as a whole.

@@ -20,13 +20,13 @@ _PROBE_SHARE = 0.5
 class Smoothness(nn.Module):
     r"""A term that keeps q_D(k|x) smooth around the images, as a part that every objective takes.
 
-    It is :func:`virtual_adversarial_kl`, with perturbations that are a share of the distance to the nearest other image
-    of the batch, or all of one length.
+    It is :func:`gmlvm.vat.virtual_adversarial_kl`, with perturbations that are a share of the distance to the nearest
+    other image of the batch, or all of one length.
 
     Args:
         weight: Factor on the change of q_D, in the objective's unit for a nat, positive.
         share: Length of the perturbation in units of the distance to the nearest other image of the batch
-            (:func:`nearest_distance`), positive.
+            (:func:`gmlvm.vat.nearest_distance`), positive.
         radius: One length for all images instead, in units of x, positive.
 
     Raises:

@@ -18,7 +18,14 @@ from torch import nn
 
 from gmlvm import GMLVM, FullGaussianMixturePrior, GaussianMixturePrior, fit_prior, storage
 from gmlvm.inference import inference
-from gmlvm.networks import ComponentEncoder
+from gmlvm.networks import (
+    ComponentEncoder,
+    conv_decoder,
+    conv_discrete_encoder,
+    deep_discrete_encoder,
+    mlp_decoder,
+    mlp_discrete_encoder,
+)
 
 SHAPE, K, D = (1, 6, 5), 4, 3
 
@@ -251,6 +258,21 @@ class TestStart:
         double = standard(prior=deepcopy(prior).double(), networks=networks).state_dict()
         assert double["decoder.0.weight"].dtype == torch.float64
         assert same({name: tensor.to(expected[name]) for name, tensor in double.items()}, expected)
+
+    @pytest.mark.parametrize(
+        ("kind", "encoder", "decoder"),
+        [
+            ("mlp", mlp_discrete_encoder(SHAPE, K, 7), mlp_decoder(SHAPE, D, 7)),
+            ("deep", deep_discrete_encoder(SHAPE, K, 7), mlp_decoder(SHAPE, D, 7)),
+            ("conv", conv_discrete_encoder(SHAPE, K), conv_decoder(SHAPE, D)),
+        ],
+        ids=["mlp", "deep", "conv"],
+    )
+    def test_networks_are_those_of_the_kind(self, kind, encoder, decoder):
+        model = standard(networks=kind)
+        assert repr(model.discrete_encoder) == repr(encoder)
+        assert repr(model.decoder) == repr(decoder)
+        assert model.architecture.networks == kind
 
     def test_the_largest_seed_is_that_of_torch(self):
         assert not same(standard(seed=2**64 - 1).state_dict(), standard().state_dict())

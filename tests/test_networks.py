@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest
 from torch import nn
 
 from gmlvm import networks
@@ -75,6 +76,15 @@ def test_component_encoder_is_k_separate_perceptrons():
         out = mlp(x)
         torch.testing.assert_close(loc[:, k], out[:, :2])
         torch.testing.assert_close(scale[:, k], out[:, 2:].exp())
+
+
+def test_component_encoder_starts_as_pytorchs_linear_layers_do():
+    """Uniformly within one over the root of the number of inputs, here a third."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = networks.ComponentEncoder((1, 4, 4), num_components=50, latent_dim=20, hidden_dim=9)
+    for start in (encoder.weight, encoder.bias):
+        assert kstest(start.detach().flatten(), "uniform", (-1 / 3, 2 / 3)).pvalue > 0.01
 
 
 def test_perceptrons_are_affine_maps_with_rectifiers_between():

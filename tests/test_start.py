@@ -43,6 +43,12 @@ def new_model(networks="deep"):
     return GMLVM.for_images((1, 8, 8), 3, 2, networks=networks, hidden_dim=16, component_hidden_dim=4)
 
 
+def frozen():
+    model = new_model()
+    model.discrete_encoder.requires_grad_(False)
+    return model
+
+
 def encoder():
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -110,6 +116,18 @@ def test_without_targets_umap_and_a_mixture_are_the_teacher(images, groups):
     assert (model.predict(images) == np.array(order)[groups]).all()
 
 
+def test_the_teacher_is_asked_with_the_images_as_uint8_their_number_of_groups_and_the_seed(
+    images, targets, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(embedding, "teacher", lambda *arguments: asked.append(arguments) or targets)
+    start = start_discrete_encoder(new_model(), images / 255, seed=3, **SETTINGS | {"teaching_steps": 1})
+    ((given, *others),) = asked
+    assert torch.equal(given, images)
+    assert others == [3, 3]
+    assert start.targets is targets
+
+
 # Bad input shows before the teacher, which takes minutes, has begun.
 
 
@@ -127,7 +145,7 @@ def test_without_targets_umap_and_a_mixture_are_the_teacher(images, groups):
         ({"seed": 2**64 - 1}, ValueError, r"seed must be below 2\^64"),
         ({"seed": "0"}, TypeError, "seed must be an integer, got '0'"),
         ({"device": "tpu"}, ValueError, "'auto', 'cpu', 'cuda', 'mps'; got 'tpu'"),
-        ({"model": new_model().requires_grad_(False)}, ValueError, "nothing to train: every parameter .* is frozen"),
+        ({"model": frozen()}, ValueError, "nothing to train: every parameter .* is frozen"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate must be .* got 0"),
         ({"targets": torch.full((300, 4), 0.25)}, ValueError, r"targets must have shape \(300, 3\) .*, got \(300, 4\)"),
         (
