@@ -193,6 +193,13 @@ def test_the_loss_comes_first_and_is_the_sum_that_it_says(double_model, x, objec
     assert all((term != 0) == (name in weights) for name, term in terms.items())
 
 
+@pytest.mark.parametrize("name", ["penalty_weight", "reconstruction_weight", "consistency_weight"])
+def test_weights_are_zero_or_more(name):
+    assert getattr(WAE(**{"penalty_weight": 1.0, name: 0}), name) == 0
+    with pytest.raises(ValueError, match=rf"{name} must be .* in \[0, inf\], got -1"):
+        WAE(**{"penalty_weight": 1.0, name: -1})
+
+
 @pytest.mark.parametrize("kind", [VAE, WAE], ids=["vae", "wae"])
 def test_all_that_is_drawn_comes_from_the_generator(double_model, x, kind):
     objective = kind(1.0, enumeration=Resampled(), smoothness=Smoothness(), consistency_weight=1.0)
@@ -210,8 +217,14 @@ def test_images_alone_are_a_batch(double_model, x):
 
 @pytest.mark.parametrize(
     "objective",
-    [VAE(), VAE(enumeration=TopM(1)), WAE(10.0), WAE(10.0, MMD("codes"))],
-    ids=["vae", "vae top", "pairs", "codes"],
+    [
+        VAE(),
+        VAE(enumeration=TopM(1)),
+        WAE(10.0),
+        WAE(10.0, MMD("codes")),
+        WAE(10.0, smoothness=Smoothness(), consistency_weight=1.0),
+    ],
+    ids=["vae", "vae top", "pairs", "codes", "terms of q_D"],
 )
 def test_a_step_waits_for_no_value_of_an_accelerator(small_model, objective, monkeypatch):
     """Tensors without values stand for those of a GPU: whatever has to read one raises."""
