@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from experiments import runner
+from experiments.seeds import SETTINGS as WAE_SETTINGS
+from experiments.seeds import train
 from gmlvm import GMLVM, WAE, cosine, datasets, evaluate, fit, fit_prior, start_discrete_encoder
 from gmlvm.generation import evaluate_samples
 from gmlvm_book.instrument import load_classifier
 
 #: What the path does: a start for q_D, which then stays as it is; the GM-WAE; a Gaussian for each component's codes.
 SETTINGS: dict[str, Any] = {
-    "num_components": 10,
-    "latent_dim": 9,
+    **{name: WAE_SETTINGS[name] for name in ("num_components", "latent_dim", "penalty_weight", "steps")},
     "networks": "deep",
     "refining_steps": 5000,
-    "penalty_weight": 100.0,
-    "steps": 3000,
 }
 _CLASSIFIER = Path(__file__).parents[1] / "results" / "classifier.safetensors"
 
@@ -87,12 +86,9 @@ def plain(seed: int) -> dict[str, Any]:
     Args:
         seed: Seed of everything.
     """
-    data = datasets.mnist()
-    model = GMLVM.for_images(data.image_shape, SETTINGS["num_components"], SETTINGS["latent_dim"], seed=seed)
-    objective = WAE(penalty_weight=SETTINGS["penalty_weight"])
-    history = fit(model, objective, data, steps=SETTINGS["steps"], schedule=cosine, seed=seed, progress=False)
+    model, history = train(seed)
     fixed = measured(model)
-    fit_prior(model, data)
+    fit_prior(model, datasets.mnist())
     return {"seconds": round(history.seconds, 1), "fixed prior": fixed, "fitted prior": measured(model)}
 
 

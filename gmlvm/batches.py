@@ -205,6 +205,25 @@ def _from_array(array: NDArray[Any]) -> Tensor:
     return as_images("what the loader gives", array, "last" if last else "first")
 
 
+def whole_images(data: Any, why: str) -> Tensor:
+    """The training images of what :func:`as_batches` takes, where all of them are there at once.
+
+    Args:
+        data: An :class:`gmlvm.datasets.ImageData`, a :class:`gmlvm.datasets.Split`, or images as a tensor or array.
+        why: Why a loader does not do, for the message.
+
+    Returns:
+        ``uint8``, (N, C, H, W), on the CPU.
+
+    Raises:
+        TypeError: If ``data`` is a loader or another iterable of batches.
+    """
+    batches = as_batches(data, None, torch.device("cpu"))
+    if not isinstance(batches, TensorBatches):
+        raise TypeError(f"{why}; data must be ImageData or images, not a loader")
+    return batches.images
+
+
 def as_batches(data: Any, batch_size: int | None, device: torch.device) -> Batches:
     """A source of batches from whatever training takes.
 

@@ -54,7 +54,7 @@ def whole_batch(posterior: Posterior) -> Posterior:
     """
     if world_size() == 1:
         return posterior
-    return replace(posterior, **{name: _Gather.apply(getattr(posterior, name)) for name in ("logits", "loc", "scale")})
+    return replace(posterior, **{name: whole_rows(getattr(posterior, name)) for name in ("logits", "loc", "scale")})
 
 
 def whole_rows(x: Tensor) -> Tensor:

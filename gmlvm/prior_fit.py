@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmlvm.batches import TensorBatches, as_batches
+from gmlvm.batches import whole_images
 from gmlvm.full_prior import FullGaussianMixturePrior
 from gmlvm.inference import inference
 from gmlvm.model import GMLVM
@@ -50,11 +50,9 @@ def fit_prior(model: GMLVM, data: Any, covariance: str = "full", *, batch_size: 
     """
     check_type("model", model, GMLVM)
     check_choice("covariance", covariance, COVARIANCES)
-    batches = as_batches(data, None, torch.device("cpu"))
-    if not isinstance(batches, TensorBatches):
-        raise TypeError("a prior is fitted to the codes of all images; data must be ImageData or images, not a loader")
+    images = whole_images(data, "a prior is fitted to the codes of all images")
     old = model.prior
-    weight, loc, second = _moments(model, batches.images, check_positive_int("batch_size", batch_size))
+    weight, loc, second = _moments(model, images, check_positive_int("batch_size", batch_size))
     covariances = second - torch.einsum("kd,ke->kde", loc, loc)
     try:
         factor = torch.linalg.cholesky(covariances)

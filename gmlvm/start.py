@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gmlvm import embedding
-from gmlvm.batches import TensorBatches, as_batches
+from gmlvm.batches import whole_images
 from gmlvm.clusterer import Clusterer
 from gmlvm.clustering import Distillation, InformationMaximisation
 from gmlvm.history import History
@@ -79,10 +79,8 @@ def start_discrete_encoder(
     """
     model = getattr(model, "_orig_mod", model)
     check_type("model", model, Clusterer)
-    batches = as_batches(data, None, torch.device("cpu"))
-    if not isinstance(batches, TensorBatches):
-        raise TypeError("a teacher looks at all images at once; data must be ImageData or images, not a loader")
-    images, seed = batches.images, check_seed("seed", seed)
+    images = whole_images(data, "a teacher looks at all images at once")
+    seed = check_seed("seed", seed)
     # The encoder by itself, so that the rest of the model neither moves nor is asked.
     alone = Clusterer(model.discrete_encoder, model.image_shape)
     settings: dict[str, Any] = {"batch_size": batch_size, "learning_rate": learning_rate, "device": device}
