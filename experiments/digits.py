@@ -7,16 +7,12 @@ that mean digits" reads. Labels are looked at when everything is trained, by wha
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from experiments import runner
+from experiments import measures, runner
 from experiments.seeds import SETTINGS as WAE_SETTINGS
 from experiments.seeds import train
-from gmlvm import GMLVM, WAE, cosine, datasets, evaluate, fit, fit_prior, start_discrete_encoder
-from gmlvm.generation import evaluate_samples
-from gmlvm_book.instrument import load_classifier
+from gmlvm import GMLVM, WAE, cosine, datasets, fit, start_discrete_encoder
 
 #: What the path does: a start for q_D, which then stays as it is; the GM-WAE; a Gaussian for each component's codes.
 SETTINGS: dict[str, Any] = {
@@ -24,7 +20,6 @@ SETTINGS: dict[str, Any] = {
     "networks": "deep",
     "refining_steps": 5000,
 }
-_CLASSIFIER = Path(__file__).parents[1] / "results" / "classifier.safetensors"
 
 
 def new_model(seed: int) -> GMLVM:
@@ -35,17 +30,6 @@ def new_model(seed: int) -> GMLVM:
     """
     sizes = {name: SETTINGS[name] for name in ("num_components", "latent_dim", "networks")}
     return GMLVM.for_images(datasets.mnist().image_shape, seed=seed, **sizes)
-
-
-def measured(model: GMLVM) -> dict[str, Any]:
-    """The figures of a model: of its components, and of the samples that its prior gives.
-
-    Args:
-        model: The model.
-    """
-    data = datasets.mnist()
-    samples = evaluate_samples(model, load_classifier(_CLASSIFIER), data)
-    return {"model": asdict(evaluate(model, data)), "samples": asdict(samples)}
 
 
 def path(seed: int) -> dict[str, Any]:
@@ -64,19 +48,14 @@ def path(seed: int) -> dict[str, Any]:
     model.discrete_encoder.requires_grad_(False)
     objective = WAE(penalty_weight=SETTINGS["penalty_weight"])
     history = fit(model, objective, data, steps=SETTINGS["steps"], schedule=cosine, seed=seed, progress=False)
-    fixed = measured(model)
-    fitted = time.perf_counter()
-    fit_prior(model, data)
     return {
         "seconds": {
             "teacher": round(started - begun - start.taught.seconds - start.refined.seconds, 1),
             "distillation": round(start.taught.seconds, 1),
             "refinement": round(start.refined.seconds, 1),
             "training": round(history.seconds, 1),
-            "prior": round(time.perf_counter() - fitted, 1),
         },
-        "fixed prior": fixed,
-        "fitted prior": measured(model),
+        **measures.with_fitted_prior(model),
     }
 
 
@@ -87,9 +66,7 @@ def plain(seed: int) -> dict[str, Any]:
         seed: Seed of everything.
     """
     model, history = train(seed)
-    fixed = measured(model)
-    fit_prior(model, datasets.mnist())
-    return {"seconds": round(history.seconds, 1), "fixed prior": fixed, "fitted prior": measured(model)}
+    return {"seconds": round(history.seconds, 1), **measures.with_fitted_prior(model)}
 
 
 METHODS: dict[str, runner.Method] = {"path": path, "plain": plain}

@@ -10,8 +10,8 @@ from typing import Any
 
 from sklearn.cluster import KMeans
 
-from experiments import runner
-from gmlvm import GMLVM, MMD, WAE, History, cosine, datasets, evaluate, fit, metrics
+from experiments import measures, runner
+from gmlvm import GMLVM, MMD, WAE, History, cosine, datasets, evaluate, fit
 from gmlvm.vat import Smoothness
 
 #: What the chapter trains with; the weight is that of its variant with the smoothness term.
@@ -73,14 +73,10 @@ def k_means(seed: int) -> dict[str, Any]:
         The accuracy: share of the test images whose cluster's label is right, the label map fitted on the
         training split.
     """
-    data = datasets.mnist()
-    assert data.train.labels is not None
-    assert data.test.labels is not None
-    train_pixels, test_pixels = (split.images.flatten(1).numpy() / 255 for split in (data.train, data.test))
+    train, test = measures.pixels()
     clusters = SETTINGS["num_components"]
-    kmeans = KMeans(clusters, n_init=1, random_state=seed).fit(train_pixels)
-    labels = metrics.match_components(kmeans.labels_, data.train.labels.numpy(), clusters)
-    return {"accuracy": float((labels[kmeans.predict(test_pixels)] == data.test.labels.numpy()).mean())}
+    found = KMeans(clusters, n_init=1, random_state=seed).fit(train)
+    return {"accuracy": measures.agreement(found.labels_, found.predict(test), clusters)}
 
 
 #: What is run for each seed: the chapter's training, that with a change, and a yardstick.

@@ -3,6 +3,7 @@ r"""A teacher for the discrete encoder: groups of images that lie together on th
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,21 +15,24 @@ from torch import Tensor
 
 from gmlvm.validation import check_positive_int, check_seed
 
-# Dimension of the embedding, and neighbours that it keeps near.
-_DIMENSIONS, _NEIGHBOURS = 10, 20
+#: Dimension of the embedding.
+DIMENSIONS = 10
+# Neighbours that it keeps near.
+_NEIGHBOURS = 20
 # The mixture starts many times on some of the codes; the best of these goes on with all.
 _STARTS, _START_CODES, _ROUNDS = 40, 6000, 200
 
 
-def neighbour_embedding(images: Tensor, seed: int = 0) -> NDArray[np.float64]:
-    """Codes of images by UMAP, in which near neighbours stay near and groups are drawn together.
+def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
+    """An embedding of images by UMAP, in which near neighbours stay near and groups are drawn together.
 
     Args:
-        images: (N, C, H, W), of any dtype, more than 20.
+        images: (N, ...), of any dtype, more than 20.
         seed: Seed of the embedding, below 2^32.
 
     Returns:
-        Codes, shape (N, 10).
+        The fitted ``umap.UMAP``: ``embedding_`` are the codes, (N, 10), and ``transform`` gives those of other images,
+        flattened.
 
     Raises:
         ImportError: If umap-learn is not there.
@@ -47,21 +51,21 @@ def neighbour_embedding(images: Tensor, seed: int = 0) -> NDArray[np.float64]:
     pixels = images.flatten(1).cpu().numpy().astype(np.float32)
     # A seed makes the embedding repeatable, which umap pays for by using one core: said, it needs no warning.
     reducer = UMAP(
-        n_components=_DIMENSIONS, n_neighbors=_NEIGHBOURS, min_dist=0.0, n_jobs=1,
+        n_components=DIMENSIONS, n_neighbors=_NEIGHBOURS, min_dist=0.0, n_jobs=1,
         random_state=check_seed("seed", seed) % 2**32,
     )  # fmt: skip
     threads = torch.get_num_threads()
     try:
-        codes: NDArray[np.float64] = np.asarray(reducer.fit_transform(pixels), dtype=np.float64)
+        reducer.fit(pixels)
     finally:
         # Numba gives OpenMP, which torch shares, all cores: what is trained next would be another run, and where
         # cores are taken a far slower one.
         torch.set_num_threads(threads)
-    return codes
+    return reducer
 
 
-def mixture_probabilities(codes: NDArray[np.float64], num_components: int, seed: int = 0) -> NDArray[np.float64]:
-    """Probabilities of groups by a mixture of Gaussians with full covariances, the likeliest of many.
+def likeliest_mixture(codes: NDArray[Any], num_components: int, seed: int = 0) -> GaussianMixture:
+    """A mixture of Gaussians with full covariances, the likeliest of many.
 
     Forty starts on six thousand of the codes; the one of the highest likelihood goes on with all codes. Starts on a
     part find a higher likelihood of the whole than as long a search on the whole does.
@@ -72,7 +76,7 @@ def mixture_probabilities(codes: NDArray[np.float64], num_components: int, seed:
         seed: Seed of the starts, below 2^32.
 
     Returns:
-        Probabilities, shape (N, K), rows summing to one.
+        The fitted ``sklearn.mixture.GaussianMixture``.
 
     Raises:
         ValueError: If there are fewer codes than groups, or ``seed`` is out of range.
@@ -90,16 +94,14 @@ def mixture_probabilities(codes: NDArray[np.float64], num_components: int, seed:
         start = GaussianMixture(
             num_components, init_params="k-means++", n_init=_STARTS, max_iter=_ROUNDS, random_state=random
         ).fit(part)
-        mixture = GaussianMixture(
+        return GaussianMixture(
             num_components, weights_init=start.weights_, means_init=start.means_, precisions_init=start.precisions_,
             max_iter=_ROUNDS, random_state=random,
         ).fit(codes)  # fmt: skip
-    probs: NDArray[np.float64] = mixture.predict_proba(codes)
-    return probs
 
 
 def teacher(images: Tensor, num_components: int, seed: int = 0) -> Tensor:
-    """Probabilities of groups for images: :func:`mixture_probabilities` of :func:`neighbour_embedding`.
+    """Probabilities of groups for images: :func:`likeliest_mixture` in the :func:`neighbour_embedding`.
 
     Args:
         images: (N, C, H, W).
@@ -109,4 +111,5 @@ def teacher(images: Tensor, num_components: int, seed: int = 0) -> Tensor:
     Returns:
         Probabilities, float32, shape (N, K), on the CPU.
     """
-    return torch.from_numpy(mixture_probabilities(neighbour_embedding(images, seed), num_components, seed)).float()
+    codes = neighbour_embedding(images, seed).embedding_.astype(np.float64)
+    return torch.from_numpy(likeliest_mixture(codes, num_components, seed).predict_proba(codes)).float()

@@ -2,7 +2,9 @@ r"""How good drawn images are, judged by a classifier: an instrument that no tra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 import torch
@@ -75,18 +77,48 @@ def evaluate_samples(
     Source: Heusel et al. (2017), equation 6; Binkowski et al. (2018), section 4; chapter "Components that mean digits".
     """
     check_type("model", model, GMLVM)
+    generator = torch.Generator(model.device).manual_seed(check_seed("seed", seed))
+    draw = partial(model.sample, generator=generator)
+    return judge_samples(draw, model.num_components, classifier, data, samples=samples)
+
+
+def judge_samples(
+    draw: Callable[[int, int | None], Tensor],
+    num_components: int,
+    classifier: Clusterer,
+    data: ImageData,
+    *,
+    samples: int = 1000,
+) -> SampleReport:
+    """Measure images drawn by anything that has components.
+
+    Args:
+        draw: Gives images (N, C, H, W) for a number N and a component, or None for all of them by their weights.
+        num_components: Number of components K, at least 1.
+        classifier: See :func:`evaluate_samples`.
+        data: Test images to compare with, and their labels.
+        samples: See :func:`evaluate_samples`.
+
+    Returns:
+        The :class:`SampleReport`.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: See :func:`evaluate_samples`.
+
+    Source: see :func:`evaluate_samples`.
+    """
     check_type("classifier", classifier, Clusterer)
     check_type("data", data, ImageData)
     check_type("classifier.discrete_encoder", classifier.discrete_encoder, nn.Sequential)
     check_positive_int("samples", samples, minimum=2)
     if data.test.labels is None:
         raise ValueError("samples are compared with labelled test images, and the test split has no labels")
-    generator = torch.Generator(model.device).manual_seed(check_seed("seed", seed))
-    real, truth = _features(classifier, data.test.images), data.test.labels.numpy()
+    real, truth = _read(classifier, data.test.images)[0], data.test.labels.numpy()
     purities, labels, diversities = [], [], []
-    for k in range(model.num_components):
-        images = model.sample(samples, k, generator=generator)
-        counts = np.bincount(classifier.predict(images), minlength=classifier.num_components)
+    for k in range(check_positive_int("num_components", num_components)):
+        features, read = _read(classifier, draw(samples, k))
+        counts = np.bincount(read, minlength=classifier.num_components)
         labels.append(int(counts.argmax()))
         purities.append(float(counts.max() / samples))
         alike = real[truth == labels[-1]][:samples]
@@ -94,8 +126,8 @@ def evaluate_samples(
             raise ValueError(
                 f"samples of component {k} are read as {labels[-1]}: 2 test images of it are needed, or more"
             )
-        diversities.append(pdist(_features(classifier, images)).mean() / pdist(alike).mean())
-    drawn = _features(classifier, model.sample(10 * samples, generator=generator))
+        diversities.append(pdist(features).mean() / pdist(alike).mean())
+    features, _ = _read(classifier, draw(10 * samples, None))
     return SampleReport(
         purity=float(np.mean(purities)),
         least_purity=min(purities),
@@ -103,8 +135,8 @@ def evaluate_samples(
         component_labels=tuple(labels),
         labels_recalled=len(set(labels)),
         diversity=float(np.mean(diversities)),
-        frechet=frechet_distance(drawn, real),
-        kernel=1000 * kernel_distance(drawn, real),
+        frechet=frechet_distance(features, real),
+        kernel=1000 * kernel_distance(features, real),
     )
 
 
@@ -175,11 +207,11 @@ def _check_features(a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
         )
 
 
-def _features(classifier: Clusterer, images: Tensor) -> NDArray[np.float64]:
-    """What goes into the classifier's last layer, (N, F)."""
+def _read(classifier: Clusterer, images: Tensor) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """What goes into the classifier's last layer, (N, F), and the label that comes out, (N,)."""
     assert isinstance(classifier.discrete_encoder, nn.Sequential)
-    body = classifier.discrete_encoder[:-1]
+    body, last = classifier.discrete_encoder[:-1], classifier.discrete_encoder[-1]
     with inference(classifier):
-        parts = [body(classifier.pixels(part)).cpu() for part in images.split(1000)]
-    features: NDArray[np.float64] = torch.cat(parts).double().numpy()
-    return features
+        features = torch.cat([body(classifier.pixels(part)) for part in images.split(1000)])
+        labels = last(features).argmax(1)
+    return features.cpu().double().numpy(), labels.cpu().numpy()

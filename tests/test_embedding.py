@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from gmlvm import embedding
-from gmlvm.embedding import mixture_probabilities, neighbour_embedding, teacher
+from gmlvm.embedding import likeliest_mixture, neighbour_embedding, teacher
 
 
 def three_groups(count=90, seed=0):
@@ -36,20 +36,29 @@ def found(probs, groups):
     return [np.bincount(probs[groups == k].argmax(1), minlength=3).argmax() for k in range(3)]
 
 
+def probabilities(codes, *arguments):
+    """What the likeliest mixture says of the codes that it was fitted to."""
+    return likeliest_mixture(codes, *arguments).predict_proba(codes)
+
+
 # The embedding; the first call compiles for some ten seconds.
 
 
 def test_images_that_lie_together_stay_together_and_groups_are_drawn_apart():
     images, groups = three_groups()
     before, state = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
-    codes = neighbour_embedding(images)
+    reducer = neighbour_embedding(images)
+    codes = reducer.embedding_
     assert codes.shape == (90, 10)
-    assert codes.dtype == np.float64
     distance = np.linalg.norm(codes[:, None] - codes, axis=2)
     same = groups[:, None] == groups
     assert distance[same].max() < distance[~same].min()
-    np.testing.assert_array_equal(neighbour_embedding(images), codes)
-    assert not np.array_equal(neighbour_embedding(images, seed=1), codes)
+    np.testing.assert_array_equal(neighbour_embedding(images).embedding_, codes)
+    assert not np.array_equal(neighbour_embedding(images, seed=1).embedding_, codes)
+    new, groups_of_new = three_groups(30, seed=1)
+    others = reducer.transform(new.flatten(1).numpy().astype(np.float32))
+    nearest = np.linalg.norm(others[:, None] - codes, axis=2).argmin(1)
+    assert (groups[nearest] == groups_of_new).all()
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -62,8 +71,8 @@ def test_torch_keeps_its_number_of_threads():
 
 def test_the_largest_seed_can_be_used():
     images, _ = three_groups(30)
-    assert np.isfinite(neighbour_embedding(images, 2**64 - 1)).all()
-    assert np.isfinite(mixture_probabilities(crossing(60)[0], 3, 2**64 - 1)).all()
+    assert np.isfinite(neighbour_embedding(images, 2**64 - 1).embedding_).all()
+    assert np.isfinite(probabilities(crossing(60)[0], 3, 2**64 - 1)).all()
 
 
 def test_a_missing_umap_is_named(monkeypatch):
@@ -84,7 +93,7 @@ def test_bad_images_and_seeds_are_refused():
 
 def test_probabilities_are_those_of_the_gaussians_that_the_codes_came_from():
     codes, groups, means, covariances = crossing()
-    probs = mixture_probabilities(codes, 3)
+    probs = probabilities(codes, 3)
     assert probs.dtype == np.float64
     np.testing.assert_allclose(probs.sum(1), 1)
     order = found(probs, groups)
@@ -96,21 +105,21 @@ def test_probabilities_are_those_of_the_gaussians_that_the_codes_came_from():
 
 def test_the_seed_decides_and_the_global_generator_is_left_alone():
     codes, before = crossing(200)[0], np.random.get_state()[1].copy()  # noqa: NPY002
-    np.testing.assert_array_equal(mixture_probabilities(codes, 3, 1), mixture_probabilities(codes, 3, 1))
+    np.testing.assert_array_equal(probabilities(codes, 3, 1), probabilities(codes, 3, 1))
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
 
 
 def test_many_codes_begin_with_a_part_of_them_and_end_with_all(monkeypatch):
     codes, groups, *_ = crossing()
-    whole = mixture_probabilities(codes, 3)
+    whole = probabilities(codes, 3)
     monkeypatch.setattr(embedding, "_START_CODES", 200)
-    part = mixture_probabilities(codes, 3)
+    part = probabilities(codes, 3)
     assert part.shape == whole.shape
     np.testing.assert_allclose(part[:, found(part, groups)], whole[:, found(whole, groups)], atol=0.05)
 
 
 def test_one_group_has_everything():
-    np.testing.assert_array_equal(mixture_probabilities(crossing(60)[0], 1), np.ones((60, 1)))
+    np.testing.assert_array_equal(probabilities(crossing(60)[0], 1), np.ones((60, 1)))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +133,7 @@ def test_one_group_has_everything():
 )
 def test_bad_arguments_of_the_mixture_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
-        mixture_probabilities(crossing(10)[0], *arguments)
+        probabilities(crossing(10)[0], *arguments)
 
 
 # Both

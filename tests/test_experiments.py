@@ -1,10 +1,15 @@
 """The longer runs, on a small data set: they write what a chapter reads."""
 
+import itertools
 import sys
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from experiments import collapse, expectations, runner, seeds, wae_start
+from experiments import ablations, collapse, contest, digits, expectations, measures, runner, seeds, wae_start
+from gmlvm import GMLVM, WAE, Clusterer, embedding
 from gmlvm_book.records import read_record
 
 
@@ -85,3 +90,124 @@ def test_a_vae_starts_where_the_wae_ended(small_runs, monkeypatch):
     faster = wae_start.METHODS["wae, beta 1"](0)["reports"]
     assert faster[0] == first["wae, beta 1"]
     assert faster[1] != figures["wae, beta 1"]["reports"][1]
+
+
+# Components that mean digits.
+
+
+@pytest.fixture
+def small_path(small_runs, monkeypatch):
+    """The path, its peers and its ablations on four quadrants, read by a classifier that looks at their brightness."""
+    sizes = {"num_components": 4, "latent_dim": 3, "steps": 2, "refining_steps": 2, "teaching_steps": 1}
+    sizes |= {"autoencoder_steps": 2, "many_components": 6, "window": 2, "start_batch_size": 64, "hidden_dim": 8}
+    for settings in (digits.SETTINGS, contest.SETTINGS, ablations.SETTINGS):
+        for name in set(sizes) & set(settings):
+            monkeypatch.setitem(settings, name, sizes[name])
+    last = nn.Linear(30, 4)
+    with torch.no_grad():
+        last.bias.zero_()
+        for label in range(4):
+            quadrant = torch.zeros(6, 5)
+            row, column = 3 * (label // 2), 2 * (label % 2)
+            quadrant[row : row + 3, column : column + 3] = 1
+            last.weight[label] = quadrant.flatten()
+    reader = Clusterer(nn.Sequential(nn.Flatten(), last), (1, 6, 5))
+    monkeypatch.setattr(measures, "classifier", lambda: reader)
+    return reader
+
+
+def test_agreement_fits_the_map_on_one_split_and_counts_on_the_other(small_runs, small_data):
+    train, test = (split.labels.numpy() for split in (small_data.train, small_data.test))
+    turned = np.array([2, 0, 3, 1])
+    assert measures.agreement(turned[train], turned[test], 4) == 1
+    assert measures.agreement(turned[train], train[: len(test)] * 0, 4) == (test == 1).mean()
+    train_pixels, test_pixels = measures.pixels()
+    np.testing.assert_allclose(train_pixels, small_data.train.images.flatten(1).numpy() / 255)
+    np.testing.assert_allclose(test_pixels, small_data.test.images.flatten(1).numpy() / 255)
+
+
+@pytest.mark.parametrize("name", ["k-means", "PCA + mixture", "UMAP + mixture"])
+def test_groups_that_are_well_apart_are_found_without_a_model(name, small_path):
+    found = contest.METHODS[name](0)
+    assert found["accuracy"] == 1
+    assert found["seconds"] >= 0
+
+
+def test_an_autoencoder_s_codes_are_grouped_in_three_ways(small_path, monkeypatch):
+    monkeypatch.setitem(contest.SETTINGS, "autoencoder_steps", 300)
+    found = contest.autoencoder(0)
+    assert [found[name]["accuracy"] for name in ("k-means", "mixture", "UMAP + mixture")] == pytest.approx([1] * 3)
+    assert found["reconstruction_error"] < 2  # of 30 pixels
+
+
+def test_a_mixture_fitted_afterwards_draws_what_its_components_hold(small_path, monkeypatch):
+    monkeypatch.setitem(contest.SETTINGS, "steps", 600)
+    found = contest.one_gaussian(WAE(penalty_weight=0.1))(0)
+    assert len(found["one Gaussian"]["model"]["component_shares"]) == 1
+    assert found["mixture"]["accuracy"] > 0.95
+    samples = found["mixture"]["samples"]
+    assert samples["labels_recalled"] == 4
+    assert samples["purity"] > 0.9
+    assert samples["frechet"] < found["one Gaussian"]["samples"]["frechet"]
+
+
+def test_models_with_components_are_measured_before_and_after_their_prior_moves(small_path):
+    one, ten, plain = (contest.METHODS[name](0) for name in ("GM-VAE, beta 1", "GM-VAE, beta 10", "GM-WAE"))
+    for found in (one, ten, plain):
+        assert found["fixed prior"]["model"]["accuracy"] == found["fitted prior"]["model"]["accuracy"]
+        assert found["fixed prior"]["samples"] != found["fitted prior"]["samples"]
+    errors = {run["fixed prior"]["model"]["reconstruction_error"] for run in (one, ten, plain)}
+    assert len(errors) == 3
+
+
+def test_where_no_prior_can_be_fitted_the_reason_stands(small_path, small_data):
+    model = GMLVM.for_images(small_data.image_shape, 4, 3)
+    model.discrete_encoder = nn.Sequential(nn.Flatten(), nn.Linear(30, 4))
+    with torch.no_grad():
+        model.discrete_encoder[1].bias[0] = 1e4
+    found = measures.with_fitted_prior(model)
+    assert found["fitted prior"] is None
+    assert "every component needs images enough" in found["reason"]
+
+
+def test_the_path_is_timed_part_by_part(small_path):
+    found = digits.path(0)
+    assert set(found["seconds"]) == {"teacher", "distillation", "refinement", "training"}
+    assert len(found["fitted prior"]["model"]["component_shares"]) == 4
+
+
+def test_what_follows_the_start_differs_from_one_and_the_same(small_path, monkeypatch):
+    for settings in (digits.SETTINGS, ablations.SETTINGS):
+        monkeypatch.setitem(settings, "steps", 30)
+    found = ablations.after(0)
+    assert list(found) == ["start", *ablations.AFTER]
+    reports = [found[name]["fixed prior"]["model"] for name in ablations.AFTER]
+    assert all(one != other for one, other in itertools.combinations(reports, 2))
+    frozen = [name for name, how in ablations.AFTER.items() if how.frozen]
+    assert {found[name]["fixed prior"]["model"]["accuracy"] for name in frozen} == {found["start"]["accuracy"]}
+    path = digits.path(0)["fixed prior"]
+    assert found["path"]["fixed prior"] == path
+
+
+def test_starts_are_compared_with_what_shows_without_labels(small_path, monkeypatch):
+    monkeypatch.setitem(ablations.SETTINGS, "refining_steps", 40)
+    alone, merged = ablations.no_teacher(0), ablations.merged(0)
+    assert set(alone["terms"]) == set(merged["terms"]) == {"loss", "roughness", "conditional_entropy", "entropy"}
+    assert len(merged["heights"]) == 5
+    assert merged["heights"] == sorted(merged["heights"])
+    assert merged["accuracy"] <= merged["unmerged_accuracy"] + 0.05
+    assert merged["terms"]["entropy"] > np.log(4)  # of six components
+
+
+def test_each_part_of_the_start_is_left_out_by_itself(small_path, monkeypatch):
+    monkeypatch.setattr(embedding, "teacher", lambda images, k, seed: torch.full((len(images), k), 1 / k))
+    monkeypatch.setitem(ablations.SETTINGS, "refining_steps", 40)
+    found = ablations.without(0)
+    assert found["no smoothness"]["terms"]["roughness"] < 1e-6
+    assert found["no even use"]["terms"]["roughness"] > 1e-6
+    assert set(found["no refinement"]["terms"]) == {"loss", "cross_entropy", "roughness"}
+
+
+def test_the_ceiling_is_trained_on_labels(small_path, monkeypatch):
+    monkeypatch.setitem(ablations.SETTINGS, "refining_steps", 60)
+    assert all(run["accuracy"] > 0.95 for run in ablations.supervised(0).values())

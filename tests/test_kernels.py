@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gmlvm import GaussianMixturePrior
-from gmlvm.kernels import DEFAULT_BANDWIDTHS, Gaussian, InverseMultiquadratic, Kernel
+from gmlvm.kernels import DEFAULT_BANDWIDTHS, Gaussian, InverseMultiquadratic, Kernel, is_constant
 
 SAMPLES = 1_000_000
 CONSTANTS, WIDTHS = (0.5, 2.0, 7.0), (0.4, 1.5, 3.0)
@@ -105,6 +105,28 @@ def test_the_expected_kernel_has_right_gradients(name):
     _, difference, variance, _ = random_case(0, 3)
     inputs = tuple(torch.from_numpy(values).requires_grad_() for values in (difference, variance))
     assert torch.autograd.gradcheck(KERNELS[name][0].expected, inputs)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("dim", [1, 3])
+def test_eight_nodes_are_taken_if_nothing_is_said_and_their_number_is_checked(name, dim):
+    kernel, (_, difference, variance, _) = KERNELS[name][0], random_case(0, dim)
+    arguments = torch.from_numpy(difference), torch.from_numpy(variance)
+    assert torch.equal(kernel.expected(*arguments), kernel.expected(*arguments, nodes=8))
+    if name == "inverse multiquadratic":  # the other is exact without any
+        assert not torch.equal(kernel.expected(*arguments), kernel.expected(*arguments, nodes=9))
+        with pytest.raises(ValueError, match=r"^nodes must be at least 1, got 0"):
+            kernel.expected(*arguments, nodes=0)
+
+
+def test_only_kernels_of_numbers_are_known_to_stay_as_they_are():
+    class Own(Gaussian):
+        pass
+
+    assert is_constant(Gaussian(WIDTHS))
+    assert is_constant(InverseMultiquadratic(CONSTANTS))
+    assert not is_constant(InverseMultiquadratic(torch.tensor(CONSTANTS)))
+    assert not is_constant(Own(WIDTHS))
 
 
 @pytest.mark.parametrize("name", KERNELS)

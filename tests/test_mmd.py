@@ -1,5 +1,7 @@
 """The squared MMD from samples, against its double sums pair by pair and its invariants."""
 
+import re
+
 import memory
 import numpy as np
 import oracles
@@ -166,6 +168,43 @@ def test_pairs_take_two(on):
         squared_mmd(probs, z, prior_probs, prior_z[:, :1], kernel, on)
     with pytest.raises(ValueError, match="2 images or more, got 1"):
         data_data(probs[:1], z[:1], kernel, on)
+
+
+def test_codes_that_are_not_kept_are_not_looked_at():
+    probs, z, prior_probs, prior_z = random_case()
+    kept, kernel = torch.ones(5, 3).bool(), InverseMultiquadratic(CONSTANTS)
+    kept[1, 2], probs[1, 2], z[1, 2] = False, 0, torch.nan
+    assert data_data(probs, z, kernel, "codes", kept).isfinite()
+    assert squared_mmd(probs, z, prior_probs, prior_z, kernel, "codes", kept=kept).isfinite()
+
+
+def test_what_does_not_fit_is_named_with_its_shape_and_meaning():
+    probs, z, prior_probs, prior_z = random_case()
+    kernel, kept = InverseMultiquadratic(CONSTANTS), torch.ones(5, 2).bool()
+    batch = "(batch, num_components"
+    cases = [
+        ((probs, z, prior_probs, prior_z), "both", None, "on must be one of 'pairs', 'codes'; got 'both'"),
+        (
+            (probs, z[0], prior_probs, prior_z), "pairs", None,
+            f"z must have shape (*, *, *) {batch}, latent_dim), got (3, 2)",
+        ),
+        ((probs[:4], z, prior_probs, prior_z), "pairs", None, f"probs must have shape (5, 3) {batch}), got (4, 3)"),
+        ((probs, z, prior_probs, prior_z), "pairs", kept, f"kept must have shape (5, 3) {batch}), got (5, 2)"),
+        (
+            (probs, z, prior_probs[:2], prior_z), "pairs", None,
+            "prior_probs must have shape (3) (num_components,), got (2,)",
+        ),
+        (
+            (probs, z, prior_probs, prior_z[:2]), "pairs", None,
+            "prior_z must have shape (3, *, 2) (num_components, samples, latent_dim), got (2, 4, 2)",
+        ),
+    ]  # fmt: skip
+    for given, on, kept, message in cases:
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            squared_mmd(*given, kernel, on, kept=kept)
+        if "prior" not in message:
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                data_data(*given[:2], kernel, on, kept)
 
 
 # A kernel of one's own.
