@@ -41,11 +41,7 @@ def model_of(num_components: int, networks: str = "mlp", seed: int = 0) -> GMLVM
     """
     if networks == "conv":
         return GMLVM.for_images((1, 28, 28), num_components, 10, networks=networks, seed=seed)
-    if num_components == 10:
-        return GMLVM.for_images((1, 28, 28), num_components, 9, seed=seed)
-    directions = torch.randn(num_components, 9, generator=torch.Generator().manual_seed(seed))
-    directions /= directions.norm(dim=1, keepdim=True)
-    prior = GaussianMixturePrior(4 * directions / torch.pdist(directions).min())
+    prior = None if num_components == 10 else GaussianMixturePrior.scattered(num_components, 9, seed=seed)
     return GMLVM.for_images((1, 28, 28), num_components, 9, prior=prior, seed=seed)
 
 

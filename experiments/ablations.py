@@ -30,7 +30,6 @@ from gmlvm import (
     datasets,
     embedding,
     fit,
-    merging,
     start_discrete_encoder,
 )
 from gmlvm.history import History
@@ -85,10 +84,14 @@ def started(seed: int) -> tuple[GMLVM, dict[str, Any]]:
     Args:
         seed: Seed of everything.
     """
-    model, data = digits.new_model(seed), datasets.mnist()
+    data = datasets.mnist()
+    model = digits.new_model(data, seed)
     begun = time.perf_counter()
     start_discrete_encoder(model, data, refining_steps=SETTINGS["refining_steps"], seed=seed, progress=False)
-    return model, {"seconds": round(time.perf_counter() - begun, 1), "accuracy": measures.accuracy(model)}
+    return model, {
+        "seconds": round(time.perf_counter() - begun, 1),
+        "accuracy": measures.accuracy(datasets.mnist(), model),
+    }
 
 
 def after(seed: int) -> dict[str, Any]:
@@ -153,7 +156,11 @@ def no_teacher(seed: int) -> dict[str, Any]:
     """
     model = _encoder(SETTINGS["num_components"], seed)
     history = _train(model, InformationMaximisation(), SETTINGS["refining_steps"], seed)
-    return {"seconds": round(history.seconds, 1), "accuracy": measures.accuracy(model), "terms": _last(history)}
+    return {
+        "seconds": round(history.seconds, 1),
+        "accuracy": measures.accuracy(datasets.mnist(), model),
+        "terms": _last(history),
+    }
 
 
 def merged(seed: int) -> dict[str, Any]:
@@ -165,15 +172,12 @@ def merged(seed: int) -> dict[str, Any]:
     many, groups = SETTINGS["many_components"], SETTINGS["num_components"]
     model, begun = _encoder(many, seed), time.perf_counter()
     history = _train(model, InformationMaximisation(), SETTINGS["refining_steps"], seed)
-    links = merging.merge_heights(merging.boundary_flow(model, datasets.mnist().train.images, seed=seed))
-    encoder = merging.merge_components(model.discrete_encoder, merging.merged_groups(links, groups))
-    fewer = Clusterer(encoder, model.image_shape).eval()
+    figures = measures.merged(datasets.mnist(), model, groups, seed)
     return {
         "seconds": round(time.perf_counter() - begun, 1),
-        "accuracy": measures.accuracy(fewer),
-        "unmerged_accuracy": measures.accuracy(model),
+        "unmerged_accuracy": measures.accuracy(datasets.mnist(), model),
         "terms": _last(history),
-        "heights": links[:, 2].tolist(),
+        **figures,
     }
 
 
@@ -198,7 +202,7 @@ def without(seed: int) -> dict[str, Any]:
         history = _train(model, teaching, steps, seed)
         if refining:
             history = _train(model, refining, SETTINGS["refining_steps"], seed + 1)
-        found[name] = {"accuracy": measures.accuracy(model), "terms": _last(history)}
+        found[name] = {"accuracy": measures.accuracy(datasets.mnist(), model), "terms": _last(history)}
     return found
 
 
@@ -215,7 +219,7 @@ def supervised(seed: int) -> dict[str, Any]:
     for name, smoothness in (("smooth", Smoothness()), ("no smoothness", Smoothness(share=_NO_SMOOTHNESS))):
         model = _encoder(SETTINGS["num_components"], seed)
         _train(model, Distillation(targets, smoothness), steps, seed)
-        found[name] = {"accuracy": measures.accuracy(model)}
+        found[name] = {"accuracy": measures.accuracy(datasets.mnist(), model)}
     return found
 
 

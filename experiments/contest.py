@@ -44,7 +44,9 @@ def _mixture(codes: NDArray[Any], seed: int) -> GaussianMixture:
 def _groups(begun: float, found: KMeans | GaussianMixture, train: NDArray[Any], test: NDArray[Any]) -> dict[str, float]:
     """Seconds since ``begun``, and the accuracy of what was found."""
     seconds = round(time.perf_counter() - begun, 1)
-    agreement = measures.agreement(found.predict(train), found.predict(test), SETTINGS["num_components"])
+    agreement = measures.agreement(
+        datasets.mnist(), found.predict(train), found.predict(test), SETTINGS["num_components"]
+    )
     return {"seconds": seconds, "accuracy": agreement}
 
 
@@ -54,14 +56,14 @@ def k_means(seed: int) -> dict[str, Any]:
     Args:
         seed: Seed of everything, here and below.
     """
-    train, test = measures.pixels()
+    train, test = measures.pixels(datasets.mnist())
     begun = time.perf_counter()
     return _groups(begun, _k_means(train, seed), train, test)
 
 
 def principal_components(seed: int) -> dict[str, Any]:
     """The teacher's mixture on as many principal components as the teacher's embedding has dimensions."""
-    pixels, begun = measures.pixels(), time.perf_counter()
+    pixels, begun = measures.pixels(datasets.mnist()), time.perf_counter()
     reducer = PCA(embedding.DIMENSIONS, random_state=seed).fit(pixels[0])
     train, test = map(reducer.transform, pixels)
     return _groups(begun, _mixture(train, seed), train, test)

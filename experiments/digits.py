@@ -9,10 +9,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from torch import Tensor
+
 from experiments import measures, runner
 from experiments.seeds import SETTINGS as WAE_SETTINGS
 from experiments.seeds import train
-from gmlvm import GMLVM, WAE, cosine, datasets, fit, start_discrete_encoder
+from gmlvm import GMLVM, WAE, GaussianMixturePrior, cosine, datasets, fit, start_discrete_encoder
+from gmlvm.datasets import ImageData
 
 #: What the path does: a start for q_D, which then stays as it is; the GM-WAE; a Gaussian for each component's codes.
 SETTINGS: dict[str, Any] = {
@@ -22,14 +25,48 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def new_model(seed: int) -> GMLVM:
+def new_model(data: ImageData, seed: int, num_components: int | None = None) -> GMLVM:
     """The model before any training.
 
     Args:
-        seed: Seed of its weights.
+        data: Whose images it is for.
+        seed: Seed of its weights, and of its prior's means where a simplex has no room for them.
+        num_components: Number of components K, if not the path's.
     """
-    sizes = {name: SETTINGS[name] for name in ("num_components", "latent_dim", "networks")}
-    return GMLVM.for_images(datasets.mnist().image_shape, seed=seed, **sizes)
+    k, d = num_components or SETTINGS["num_components"], SETTINGS["latent_dim"]
+    prior = GaussianMixturePrior.scattered(k, d, seed=seed) if k > d + 1 else None
+    return GMLVM.for_images(data.image_shape, k, d, seed=seed, prior=prior, networks=SETTINGS["networks"])
+
+
+def follow(
+    data: ImageData, seed: int, num_components: int | None = None, targets: Tensor | None = None
+) -> tuple[GMLVM, dict[str, float]]:
+    """Start q_D, freeze it, and train the rest as a GM-WAE.
+
+    Args:
+        data: Of which the images of the training split are used.
+        seed: Seed of everything.
+        num_components: Number of components K, if not the path's.
+        targets: What the teacher said, if it was asked before.
+
+    Returns:
+        The model, with the prior that it began with, and the seconds of each part.
+    """
+    model, begun = new_model(data, seed, num_components), time.perf_counter()
+    start = start_discrete_encoder(
+        model, data, targets=targets, refining_steps=SETTINGS["refining_steps"], seed=seed, progress=False
+    )
+    started = time.perf_counter()
+    model.discrete_encoder.requires_grad_(False)
+    objective = WAE(penalty_weight=SETTINGS["penalty_weight"])
+    history = fit(model, objective, data, steps=SETTINGS["steps"], schedule=cosine, seed=seed, progress=False)
+    seconds = {
+        "teacher": started - begun - start.taught.seconds - start.refined.seconds,
+        "distillation": start.taught.seconds,
+        "refinement": start.refined.seconds,
+        "training": history.seconds,
+    }
+    return model, {name: round(value, 1) for name, value in seconds.items()}
 
 
 def path(seed: int) -> dict[str, Any]:
@@ -39,24 +76,10 @@ def path(seed: int) -> dict[str, Any]:
         seed: Seed of everything.
 
     Returns:
-        Seconds of each part, and the figures after the start, before and after the prior moves.
+        Seconds of each part, and the figures before and after the prior moves.
     """
-    data, model = datasets.mnist(), new_model(seed)
-    begun = time.perf_counter()
-    start = start_discrete_encoder(model, data, refining_steps=SETTINGS["refining_steps"], seed=seed, progress=False)
-    started = time.perf_counter()
-    model.discrete_encoder.requires_grad_(False)
-    objective = WAE(penalty_weight=SETTINGS["penalty_weight"])
-    history = fit(model, objective, data, steps=SETTINGS["steps"], schedule=cosine, seed=seed, progress=False)
-    return {
-        "seconds": {
-            "teacher": round(started - begun - start.taught.seconds - start.refined.seconds, 1),
-            "distillation": round(start.taught.seconds, 1),
-            "refinement": round(start.refined.seconds, 1),
-            "training": round(history.seconds, 1),
-        },
-        **measures.with_fitted_prior(model),
-    }
+    model, seconds = follow(datasets.mnist(), seed)
+    return {"seconds": seconds, **measures.with_fitted_prior(model)}
 
 
 def plain(seed: int) -> dict[str, Any]:

@@ -8,46 +8,95 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from gmlvm import GMLVM, Clusterer, datasets, evaluate, fit_prior, metrics
+from gmlvm import GMLVM, Clusterer, datasets, evaluate, fit_prior, merging, metrics
+from gmlvm.datasets import ImageData
 from gmlvm.generation import evaluate_samples
+from gmlvm.inference import inference
 from gmlvm_book.instrument import load_classifier
 
 _CLASSIFIER = Path(__file__).parents[1] / "results" / "classifier.safetensors"
 
 
-def pixels() -> tuple[NDArray[Any], NDArray[Any]]:
-    """Images of the training and of the test split, (N, pixels), in [0, 1]."""
-    data = datasets.mnist()
+def pixels(data: ImageData) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Images of the training and of the test split, (N, pixels), in [0, 1].
+
+    Args:
+        data: The images.
+    """
     train, test = (split.images.flatten(1).float().numpy() / 255 for split in (data.train, data.test))
     return train, test
 
 
-def agreement(train: NDArray[np.integer[Any]], test: NDArray[np.integer[Any]], num_groups: int) -> float:
+def agreement(
+    data: ImageData, train: NDArray[np.integer[Any]], test: NDArray[np.integer[Any]], num_groups: int
+) -> float:
     """Share of the test images whose group's label is right, the label map fitted on the training split.
 
     Args:
+        data: The images' labels.
         train: Group of each training image, (N,).
         test: Group of each test image, (M,).
         num_groups: Number of groups.
     """
-    data = datasets.mnist()
     assert data.train.labels is not None
     assert data.test.labels is not None
     labels = metrics.match_components(train, data.train.labels, num_groups)
     return float((labels[test] == data.test.labels.numpy()).mean())
 
 
-def accuracy(model: Clusterer) -> float:
+def accuracy(data: ImageData, model: Clusterer) -> float:
     """:func:`agreement` of a discrete encoder.
 
     Args:
+        data: The images and their labels.
         model: The encoder.
     """
-    data = datasets.mnist()
     train, test = (model.predict(split.images) for split in (data.train, data.test))
-    return agreement(train, test, model.num_components)
+    return agreement(data, train, test, model.num_components)
+
+
+def merged(data: ImageData, model: Clusterer, num_groups: int, seed: int) -> dict[str, Any]:
+    """What is left of a discrete encoder when its components are merged.
+
+    Args:
+        data: The images, of which those of the training split say what is merged.
+        model: The encoder.
+        num_groups: How many components are left.
+        seed: Seed of the perturbations that the boundaries are found by.
+
+    Returns:
+        Heights of all mergers, the group of each component, and the accuracy of the groups.
+    """
+    links = merging.merge_heights(merging.boundary_flow(model, data.train.images, seed=seed))
+    groups = merging.merged_groups(links, num_groups)
+    fewer = Clusterer(merging.merge_components(model.discrete_encoder, groups), model.image_shape).eval()
+    return {"heights": links[:, 2].tolist(), "groups": groups.tolist(), "accuracy": accuracy(data, fewer)}
+
+
+def mixing(data: ImageData, model: GMLVM, seed: int, count: int = 2000) -> float:
+    """How well the codes of test images fill the prior: near one half if they lie as its draws do.
+
+    Args:
+        data: The images.
+        model: The model.
+        seed: Seed of the codes and of the draws.
+        count: Images, if there are as many, and draws.
+
+    Returns:
+        Share of all codes and draws whose nearest neighbour is of the other kind.
+    """
+    generator = torch.Generator(model.device).manual_seed(seed)
+    with inference(model):
+        posterior = model.posterior(data.test.images[:count])
+        count = len(posterior.logits)
+        codes = posterior.sample(generator)[torch.arange(count), posterior.logits.argmax(1)]
+        both = torch.cat([codes, model.prior.sample(count, generator=generator)])
+    distance = torch.cdist(both, both).fill_diagonal_(torch.inf)
+    drawn = torch.arange(len(both)) >= count
+    return float((drawn[distance.argmin(1)] != drawn).double().mean())
 
 
 def classifier() -> Clusterer:

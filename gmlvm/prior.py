@@ -13,7 +13,7 @@ from torch.distributions import Independent, Normal
 from torch.nn.utils import parametrize
 
 from gmlvm.kl import gaussian_kl
-from gmlvm.validation import check_choice, check_number, check_positive_int, check_shape
+from gmlvm.validation import check_choice, check_number, check_positive_int, check_seed, check_shape
 
 #: What a prior can learn.
 LEARNABLE = ("loc", "scale", "weights")
@@ -317,9 +317,54 @@ class GaussianMixturePrior(Prior):
         else:
             raise ValueError(
                 f"a regular simplex of {num_components} means needs latent_dim >= {num_components - 1}, "
-                f"got {latent_dim} (in latent_dim 2 any number of means is set on a circle)"
+                f"got {latent_dim} (in latent_dim 2 any number of means is set on a circle; elsewhere "
+                f"GaussianMixturePrior.scattered has no such limit)"
             )
         return cls(loc.to(torch.get_default_dtype()), scale, learn=learn)
+
+    @classmethod
+    def scattered(
+        cls,
+        num_components: int,
+        latent_dim: int,
+        edge: float = 4.0,
+        scale: float = 1.0,
+        *,
+        seed: int = 0,
+        learn: Iterable[str] = (),
+    ) -> GaussianMixturePrior:
+        """Equal weights, one scale, and means in random directions, for more components than a simplex has room for.
+
+        The means lie on a sphere around the origin, as wide as it takes for the nearest two to be ``edge`` apart.
+
+        Args:
+            num_components: K, at least 2.
+            latent_dim: D, at least 2.
+            edge: Least distance between two means, in units of z, positive.
+            scale: Standard deviation of every component in every direction, positive.
+            seed: Seed of the directions, below 2^64.
+            learn: What is trained; see the class.
+
+        Returns:
+            The prior, with means of shape (K, D).
+
+        Raises:
+            TypeError: If a size is not an integer.
+            ValueError: If a size, ``edge``, ``scale`` or ``seed`` is out of range.
+
+        Example:
+            >>> loc = GaussianMixturePrior.scattered(30, 9).loc
+            >>> torch.pdist(loc).min().round(decimals=3)
+            tensor(4.)
+        """
+        check_positive_int("num_components", num_components, minimum=2)
+        check_positive_int("latent_dim", latent_dim, minimum=2)
+        check_number("edge", edge, exclusive=True)
+        check_number("scale", scale, exclusive=True)
+        generator = torch.Generator().manual_seed(check_seed("seed", seed))
+        directions = torch.randn(num_components, latent_dim, generator=generator)
+        directions /= directions.norm(dim=1, keepdim=True)
+        return cls(edge * directions / torch.pdist(directions).min(), scale, learn=learn)
 
     def component_log_prob(self, z: Tensor) -> Tensor:
         r"""Log density of each component, :math:`\log N(z; m_k, \operatorname{diag} s_k^2)`; see :class:`Prior`."""

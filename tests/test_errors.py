@@ -52,6 +52,10 @@ CASES = {
         lambda: GaussianMixturePrior(torch.zeros(2, 2), logits=torch.tensor([0.0, inf])), ValueError, "logits must be finite"
     ),
     "simplex too many": (lambda: GaussianMixturePrior.simplex(10, 8), ValueError, "needs latent_dim >= 9, got 8"),
+    "scattered K one": (lambda: GaussianMixturePrior.scattered(1, 2), ValueError, "num_components must be at least 2, got 1"),
+    "scattered D one": (lambda: GaussianMixturePrior.scattered(3, 1), ValueError, "latent_dim must be at least 2, got 1"),
+    "scattered edge": (lambda: GaussianMixturePrior.scattered(3, 2, edge=0.0), ValueError, r"edge must be .* in \(0, inf\], got 0"),
+    "scattered seed": (lambda: GaussianMixturePrior.scattered(3, 2, seed=-1), ValueError, "seed must be at least 0, got -1"),
     "simplex K zero": (lambda: GaussianMixturePrior.simplex(0, 2), ValueError, "num_components must be at least 1, got 0"),
     "simplex K float": (lambda: GaussianMixturePrior.simplex(3.0, 2), TypeError, "num_components must be an integer, got 3.0"),
     "simplex D zero": (lambda: GaussianMixturePrior.simplex(3, 0), ValueError, "latent_dim must be at least 1, got 0"),

@@ -8,8 +8,22 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import ablations, collapse, contest, digits, expectations, measures, runner, seeds, wae_start
-from gmlvm import GMLVM, WAE, Clusterer, embedding
+from experiments import (
+    ablations,
+    collapse,
+    components,
+    contest,
+    digits,
+    expectations,
+    measures,
+    other_data,
+    runner,
+    seeds,
+    tradeoff,
+    wae_start,
+)
+from gmlvm import GMLVM, WAE, Clusterer, GaussianMixturePrior, embedding
+from gmlvm.networks import mlp_decoder
 from gmlvm_book.records import read_record
 
 
@@ -100,7 +114,7 @@ def small_path(small_runs, monkeypatch):
     """The path, its peers and its ablations on four quadrants, read by a classifier that looks at their brightness."""
     sizes = {"num_components": 4, "latent_dim": 3, "steps": 2, "refining_steps": 2, "teaching_steps": 1}
     sizes |= {"autoencoder_steps": 2, "many_components": 6, "window": 2, "start_batch_size": 64, "hidden_dim": 8}
-    for settings in (digits.SETTINGS, contest.SETTINGS, ablations.SETTINGS):
+    for settings in (digits.SETTINGS, contest.SETTINGS, ablations.SETTINGS, components.SETTINGS, other_data.SETTINGS):
         for name in set(sizes) & set(settings):
             monkeypatch.setitem(settings, name, sizes[name])
     last = nn.Linear(30, 4)
@@ -119,9 +133,9 @@ def small_path(small_runs, monkeypatch):
 def test_agreement_fits_the_map_on_one_split_and_counts_on_the_other(small_runs, small_data):
     train, test = (split.labels.numpy() for split in (small_data.train, small_data.test))
     turned = np.array([2, 0, 3, 1])
-    assert measures.agreement(turned[train], turned[test], 4) == 1
-    assert measures.agreement(turned[train], train[: len(test)] * 0, 4) == (test == 1).mean()
-    train_pixels, test_pixels = measures.pixels()
+    assert measures.agreement(small_data, turned[train], turned[test], 4) == 1
+    assert measures.agreement(small_data, turned[train], train[: len(test)] * 0, 4) == (test == 1).mean()
+    train_pixels, test_pixels = measures.pixels(small_data)
     np.testing.assert_allclose(train_pixels, small_data.train.images.flatten(1).numpy() / 255)
     np.testing.assert_allclose(test_pixels, small_data.test.images.flatten(1).numpy() / 255)
 
@@ -206,6 +220,88 @@ def test_each_part_of_the_start_is_left_out_by_itself(small_path, monkeypatch):
     assert found["no smoothness"]["terms"]["roughness"] < 1e-6
     assert found["no even use"]["terms"]["roughness"] > 1e-6
     assert set(found["no refinement"]["terms"]) == {"loss", "cross_entropy", "roughness"}
+
+
+def test_codes_that_lie_as_the_prior_draws_mix_with_its_draws(small_path, small_data):
+    model = GMLVM.for_images(small_data.image_shape, 4, 3)
+    apart = measures.mixing(small_data, model, seed=0)  # untrained: codes lie near the origin
+    # Of one component that draws what the encoder gives for every image.
+    one = GMLVM(
+        GaussianMixturePrior(torch.zeros(1, 3)), Constant((1,)), Standard(), mlp_decoder((1, 6, 5), 3), (1, 6, 5)
+    )
+    assert apart < 0.3
+    assert measures.mixing(small_data, one, seed=0) == pytest.approx(0.5, abs=0.1)
+
+
+class Constant(nn.Module):
+    """The same logits for every image."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x):
+        return self.logits.expand(len(x), -1)
+
+
+class Standard(Constant):
+    """A standard normal posterior, for every image."""
+
+    def __init__(self):
+        super().__init__((1, 3))
+
+    def forward(self, x):
+        loc = self.logits.expand(len(x), 1, 3)
+        return loc, torch.ones_like(loc)
+
+
+def test_every_combination_is_trained_from_one_start(small_path, monkeypatch):
+    monkeypatch.setitem(tradeoff.SETTINGS, "penalty_weights", [1.0, 100.0])
+    monkeypatch.setitem(tradeoff.SETTINGS, "refining_steps", 2)
+    monkeypatch.setitem(tradeoff.SETTINGS, "steps", 20)
+    found = tradeoff.grid(0)["trainings"]
+    settings = [(run["kernels"], run["penalty_weight"], run["consistency_weight"]) for run in found]
+    assert settings == list(itertools.product(("wide", "narrow"), (1.0, 100.0), (0.0, 10.0)))
+    reports = [run["fixed prior"]["model"] for run in found]
+    assert all(one != other for one, other in itertools.combinations(reports, 2))
+    assert len({run["fixed prior"]["model"]["accuracy"] for run in found}) == 1
+
+
+def test_other_numbers_of_components_are_merged_to_the_path_s(small_path):
+    few, many = components.many(3)(0), components.many(6)(0)
+    assert "merged" not in few
+    assert len(few["fixed prior"]["model"]["component_shares"]) == 3
+    assert len(many["merged"]["heights"]) == 5
+    assert sorted(set(many["merged"]["groups"])) == [0, 1, 2, 3]
+    assert many["merged"]["heights"] == sorted(many["merged"]["heights"])
+
+
+def test_other_data_are_measured_as_mnist_is(small_path, small_data, monkeypatch):
+    found = other_data.compared(lambda: small_data)(0)
+    assert found["k-means"] == {"accuracy": 1, "nmi": pytest.approx(1)}
+    assert found["teacher"] == {"accuracy": 1, "nmi": pytest.approx(1)}
+    assert found["path"]["accuracy"] > 0.9
+    monkeypatch.setattr(other_data, "imbalanced", lambda: small_data)
+    merged = other_data.many(6)(0)["merged"]
+    assert sorted(set(merged["groups"])) == [0, 1, 2, 3]
+
+
+def test_rare_digits_are_a_tenth_and_the_rest_is_whole(small_runs, small_data, monkeypatch):
+    monkeypatch.setitem(other_data.SETTINGS, "rare", [0, 2])
+    monkeypatch.setitem(other_data.SETTINGS, "rare_share", 0.25)
+    thinned = other_data.imbalanced()
+    for split, whole in ((thinned.train, small_data.train), (thinned.test, small_data.test)):
+        counts, all_counts = (np.bincount(part.labels.numpy()) for part in (split, whole))
+        assert (counts[[1, 3]] == all_counts[[1, 3]]).all()
+        np.testing.assert_allclose(counts[[0, 2]] / all_counts[[0, 2]], 0.25, atol=0.12)
+        assert len(split.images) == len(split.labels)
+
+
+def test_scikit_learn_s_digits_come_with_no_file():
+    data = other_data.small_digits()
+    assert len(data.train) + len(data.test) == 1797
+    assert data.image_shape == (1, 8, 8)
+    assert data.train.images.max() == 255
 
 
 def test_the_ceiling_is_trained_on_labels(small_path, monkeypatch):

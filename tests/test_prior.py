@@ -71,6 +71,25 @@ def test_circle_for_many_means_in_the_plane():
     torch.testing.assert_close(loc.norm(dim=1), radius)
 
 
+@pytest.mark.parametrize(("num_components", "latent_dim"), [(2, 2), (12, 9), (30, 3)])
+def test_scattered_means_lie_on_a_sphere_with_the_nearest_two_an_edge_apart(num_components, latent_dim):
+    state = torch.get_rng_state()
+    prior = GaussianMixturePrior.scattered(num_components, latent_dim, edge=2.5, scale=0.7, seed=3)
+    assert torch.pdist(prior.loc).min().item() == pytest.approx(2.5, rel=1e-4)
+    torch.testing.assert_close(prior.loc.norm(dim=1), prior.loc.norm(dim=1).mean().expand(num_components))
+    assert (prior.scale == 0.7).all()
+    assert torch.equal(GaussianMixturePrior.scattered(num_components, latent_dim, 2.5, seed=3).loc, prior.loc)
+    assert not torch.equal(GaussianMixturePrior.scattered(num_components, latent_dim, 2.5, seed=4).loc, prior.loc)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_scattered_directions_favour_none():
+    loc = GaussianMixturePrior.scattered(2000, 3).loc
+    second_moments = loc.T @ loc / len(loc) / loc[0].square().sum()
+    torch.testing.assert_close(second_moments, torch.eye(3) / 3, atol=0.03, rtol=0)
+    assert loc.mean(0).norm() < 0.1 * loc[0].norm()
+
+
 def test_sampled_components_fit_the_weights(prior):
     k = prior.sample_component(20_000, torch.Generator().manual_seed(0))
     counts = np.bincount(k.numpy(), minlength=4)
@@ -170,6 +189,7 @@ def test_one_name_may_stand_alone_and_the_order_does_not_matter():
     assert mixture(learn="scale").learn == ("scale",)
     assert mixture(learn=["weights", "loc"]).learn == ("loc", "weights")
     assert GaussianMixturePrior.simplex(3, 2, learn=("loc",)).loc.requires_grad
+    assert GaussianMixturePrior.scattered(5, 2, learn=("loc",)).loc.requires_grad
 
 
 def test_a_prior_that_learns_finds_the_mixture_that_made_the_codes():
