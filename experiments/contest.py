@@ -19,6 +19,7 @@ from sklearn.mixture import GaussianMixture
 
 from experiments import digits, measures, runner
 from gmlvm import GMLVM, MMD, VAE, WAE, Objective, cosine, datasets, embedding, evaluate, fit
+from gmlvm.enumeration import Resampled
 from gmlvm.generation import judge_samples
 from gmlvm.inference import inference
 
@@ -159,8 +160,9 @@ METHODS: dict[str, runner.Method] = {
     "autoencoder": autoencoder,
     "VAE, one Gaussian": one_gaussian(VAE()),
     "WAE, one Gaussian": one_gaussian(WAE(penalty_weight=SETTINGS["penalty_weight"])),
-    "GM-VAE, beta 1": components(VAE()),
-    "GM-VAE, beta 10": components(VAE(10.0)),
+    # With the WAE's rule for the sum over k, which is several times as fast as the exact sum.
+    "GM-VAE, beta 1": components(VAE(enumeration=Resampled())),
+    "GM-VAE, beta 10": components(VAE(10.0, enumeration=Resampled())),
     "GM-WAE on z": components(WAE(CODES_WEIGHT, MMD("codes"))),
     "GM-WAE": digits.plain,
 }
