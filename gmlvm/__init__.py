@@ -13,6 +13,7 @@ from gmlvm import (
     networks,
     plots,
     vat,
+    weights,
 )
 from gmlvm.architecture import Architecture
 from gmlvm.clusterer import Clusterer
@@ -31,6 +32,7 @@ from gmlvm.run import Run
 from gmlvm.start import Start, start_discrete_encoder
 from gmlvm.training import fit
 from gmlvm.vat import Smoothness
+from gmlvm.weights import pretrained
 
 __version__ = "0.2.0"
 
@@ -69,6 +71,8 @@ __all__ = [
     "mmd",
     "networks",
     "plots",
+    "pretrained",
     "start_discrete_encoder",
     "vat",
+    "weights",
 ]

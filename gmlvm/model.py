@@ -35,6 +35,8 @@ from gmlvm.validation import (
 _KIND = "gmlvm model"
 # The priors that a file can name.
 _PRIORS: dict[str, Any] = {"diagonal": GaussianMixturePrior, "full": FullGaussianMixturePrior}
+# What the networks' values may be written in; torch computes little with smaller ones.
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class GMLVM(Clusterer):
@@ -387,7 +389,7 @@ class GMLVM(Clusterer):
             raise TypeError(f"{type(self.continuous_encoder).__name__} has no match method; start without it")
         match(pixels, self.prior.loc, self.prior.scale, noise)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write weights, prior and structure to one safetensors file, with a digest of all of it.
 
         Any model can be saved. One of the standard networks, with the built-in prior, is built again by :meth:`load`;
@@ -396,15 +398,21 @@ class GMLVM(Clusterer):
 
         Args:
             path: Where to write; the folder must exist.
+            dtype: What the networks' floating-point values are rounded to in the file, ``torch.float16`` for one of
+                half the size; as they are if left out. The prior is written as it is, and :meth:`load` gives a model in
+                its own dtype again.
 
         Raises:
-            TypeError: If a network's state holds something else than tensors.
-            ValueError: If a weight is not finite.
+            TypeError: If a network's state holds something else than tensors, or ``dtype`` is no ``torch.dtype``.
+            ValueError: If a weight is not finite, or too large for ``dtype``, or ``dtype`` is not ``torch.float16``,
+                ``torch.bfloat16``, ``torch.float32`` or ``torch.float64``.
             OSError: If the file cannot be written.
         """
-        state = self.state_dict()
+        state, header = self.state_dict(), {"structure": structure(self)} | (self._recipe() or {})
         _check_weights(state)
-        storage.write(path, _KIND, {"structure": structure(self)} | (self._recipe() or {}), state)
+        if dtype is not None:
+            state, header["stored"] = _rounded(state, dtype), str(dtype).removeprefix("torch.")
+        storage.write(path, _KIND, header, state)
 
     @property
     def can_be_rebuilt(self) -> bool:
@@ -439,7 +447,7 @@ class GMLVM(Clusterer):
                 as its weights of their names and shapes.
 
         Returns:
-            The model in evaluation mode, on the CPU; or ``into``, where it is.
+            The model in evaluation mode, on the CPU, in the dtype that it had; or ``into``, where and as it is.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -513,6 +521,24 @@ def _check_weights(state: dict[str, Any]) -> None:
     bad = [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]
     if bad:
         raise ValueError(f"weights must be finite, got NaN or infinity in {', '.join(bad)}")
+
+
+def _rounded(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """A state whose floating-point values, but for the prior's, are in another dtype."""
+    check_type("dtype", dtype, torch.dtype)
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(map(str, _DTYPES))}; got {dtype}")
+    rounded = {
+        name: tensor.to(dtype) if tensor.is_floating_point() and not name.startswith("prior.") else tensor
+        for name, tensor in state.items()
+    }
+    beyond = [name for name, tensor in rounded.items() if not bool(tensor.isfinite().all())]
+    if beyond:
+        raise ValueError(
+            f"weights must lie within ±{torch.finfo(dtype).max:g} to be written in {dtype}, "
+            f"got larger ones in {', '.join(beyond)}"
+        )
+    return rounded
 
 
 def _differ(there: dict[str, str], here: dict[str, str]) -> str:

@@ -17,12 +17,13 @@ from experiments import (
     expectations,
     measures,
     other_data,
+    pretrained,
     runner,
     seeds,
     tradeoff,
     wae_start,
 )
-from gmlvm import GMLVM, WAE, Clusterer, GaussianMixturePrior, embedding
+from gmlvm import GMLVM, WAE, Clusterer, GaussianMixturePrior, embedding, weights
 from gmlvm.networks import mlp_decoder
 from gmlvm_book.records import read_record
 
@@ -307,3 +308,33 @@ def test_scikit_learn_s_digits_come_with_no_file():
 def test_the_ceiling_is_trained_on_labels(small_path, monkeypatch):
     monkeypatch.setitem(ablations.SETTINGS, "refining_steps", 60)
     assert all(run["accuracy"] > 0.95 for run in ablations.supervised(0).values())
+
+
+def test_what_is_shipped_is_measured_as_it_is_shipped_and_written_when_all_of_it_is_there(
+    small_path, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(embedding, "teacher", lambda images, k, seed: torch.full((len(images), k), 1 / k))
+    monkeypatch.setattr(sys, "argv", ["pretrained", "--output", str(tmp_path / "none")])
+    with pytest.raises(SystemExit):
+        pretrained.main()
+    monkeypatch.setattr(sys, "argv", ["pretrained", "--output", str(tmp_path)])
+    with monkeypatch.context() as patch:
+        found = iter([{"accuracy": 1.0}])  # the second model fails
+        patch.setattr(pretrained, "figures", lambda model: next(found))
+        with pytest.raises(StopIteration):
+            pretrained.main()
+    assert not list(tmp_path.iterdir())
+    pretrained.main()
+    record = read_record(tmp_path / weights.RECORD)
+    assert record["command"] == f"python -m experiments.pretrained --output {tmp_path.as_posix()}"
+    assert tuple(record["models"]) == weights.NAMES
+    models = {name: GMLVM.load(tmp_path / f"{name}.safetensors") for name in weights.NAMES}
+    for name, model in models.items():
+        assert pretrained.figures(model) == record["models"][name]
+    states = [model.state_dict() for model in models.values()]
+    layer = "discrete_encoder.1.weight"
+    assert torch.equal(states[0][layer], states[1][layer])
+    assert not torch.equal(states[0]["decoder.0.weight"], states[1]["decoder.0.weight"])
+    trained = seeds.train(0)[0].state_dict()
+    torch.testing.assert_close(states[2][layer], trained[layer], rtol=1e-3, atol=1e-6)
+    assert not torch.equal(states[2][layer], trained[layer])

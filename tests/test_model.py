@@ -860,6 +860,104 @@ class TestSavedModels:
         assert not path.exists()
 
 
+class TestModelsSavedInFewerBits:
+    """The networks' values are rounded in the file, and nothing else is."""
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        return tmp_path / "model.safetensors"
+
+    @staticmethod
+    def expected(model, dtype):
+        """The state that comes back: rounded, in the dtypes of the model."""
+        state = model.state_dict()
+        return {
+            name: tensor if name.startswith("prior.") or tensor.dtype == torch.int64 else tensor.to(dtype).to(tensor)
+            for name, tensor in state.items()
+        }
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    @pytest.mark.parametrize("prior", ["fixed", "full, learned", "float64"])
+    def test_the_networks_come_back_rounded_and_the_prior_bit_for_bit(self, path, prior, dtype):
+        model = standard(prior=PRIORS[prior](), networks="deep").eval()
+        model.save(path, dtype=dtype)
+        header, tensors = storage.read(path, "gmlvm model")
+        assert header["stored"] == str(dtype).removeprefix("torch.")
+        assert tensors["decoder.0.weight"].dtype == tensors["discrete_encoder.2.running_var"].dtype == dtype
+        assert tensors["discrete_encoder.2.num_batches_tracked"].dtype == torch.int64
+        loaded = GMLVM.load(path)
+        assert loaded.dtype == model.dtype
+        for name, tensor in loaded.state_dict().items():
+            assert tensor.dtype == model.state_dict()[name].dtype, name
+        assert same(loaded.state_dict(), self.expected(model, dtype))
+        assert same(loaded.prior.state_dict(), model.prior.state_dict())
+        if dtype is torch.float64:
+            assert same(loaded.state_dict(), model.state_dict())
+
+    def test_sixteen_bits_take_half_the_room(self, path):
+        model = standard(hidden_dim=300)
+        model.save(path)
+        whole = path.stat().st_size
+        model.save(path, dtype=torch.float16)
+        assert path.stat().st_size < 0.52 * whole
+
+    def test_what_was_rounded_once_stays_as_it_is(self, path):
+        standard().save(path, dtype=torch.float16)
+        header, tensors = storage.read(path, "gmlvm model")
+        GMLVM.load(path).save(path, dtype=torch.float16)
+        again, same_tensors = storage.read(path, "gmlvm model")
+        assert again == header
+        assert same(same_tensors, tensors)
+
+    def test_they_load_into_networks_of_ones_own(self, path, x):
+        model, other = own(), own(seed=1)
+        model.save(path, dtype=torch.bfloat16)
+        assert GMLVM.load(path, into=other) is other
+        assert other.dtype == torch.float32
+        assert same(other.state_dict(), self.expected(model, torch.bfloat16))
+        torch.testing.assert_close(other.reconstruct(x), model.reconstruct(x), rtol=0, atol=0.02)
+        assert other.discrete_encoder[0] is other.continuous_encoder.trunk
+
+    @pytest.mark.parametrize(
+        ("dtype", "value"), [(torch.float16, 65520.0), (torch.float16, -1e5), (torch.bfloat16, 3.4e38)]
+    )
+    def test_a_value_that_is_too_large_is_named(self, path, dtype, value):
+        path.write_bytes(b"what was there")
+        model = standard()
+        with torch.no_grad():
+            model.decoder[2].bias[3] = value
+        with pytest.raises(
+            ValueError, match=rf"must lie within ±[\d.e+]+ to be written in {dtype}, .* decoder.2.bias$"
+        ):
+            model.save(path, dtype=dtype)
+        assert path.read_bytes() == b"what was there"
+
+    def test_a_large_value_of_the_prior_is_no_hindrance(self, path):
+        model = standard(prior=GaussianMixturePrior(1e6 * torch.randn(K, D)))
+        model.save(path, dtype=torch.float16)
+        assert torch.equal(GMLVM.load(path).prior.loc, model.prior.loc)
+
+    @pytest.mark.parametrize(
+        ("dtype", "error", "message"),
+        [
+            ("float16", TypeError, "dtype must be of type dtype, got str"),
+            (torch.int8, ValueError, "dtype must be one of torch.float16, .*; got torch.int8"),
+            (torch.complex64, ValueError, "dtype must be one of .*; got torch.complex64"),
+            (torch.float8_e4m3fn, ValueError, "dtype must be one of .*; got torch.float8_e4m3fn"),
+        ],
+    )
+    def test_another_dtype_is_refused(self, path, small_model, dtype, error, message):
+        with pytest.raises(error, match=message):
+            small_model.save(path, dtype=dtype)
+        assert not path.exists()
+
+    def test_without_a_dtype_the_file_is_as_it_was(self, path):
+        standard().save(path)
+        header, tensors = storage.read(path, "gmlvm model")
+        assert set(header) == {"kind", "structure", "architecture", "prior", "learn"}
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
 class TestFilesOfVersion01:
     """They have no digest and no structure: the architecture, and tensors under the same names."""
 

@@ -27,15 +27,15 @@ ROOT = Path(__file__).parents[1]
 # Each module imports only from those to its left.
 LAYERS = (
     "validation", "images", "identity", "kl", "prior", "full_prior", "posterior", "distributed", "networks",
-    "architecture", "storage", "inference", "trial", "clusterer", "model", "kernels", "pieces", "mmd", "closed_form",
-    "enumeration", "divergences", "transport", "vat", "consistency", "datasets", "batches", "objectives",
+    "architecture", "storage", "inference", "trial", "clusterer", "model", "weights", "kernels", "pieces", "mmd",
+    "closed_form", "enumeration", "divergences", "transport", "vat", "consistency", "datasets", "batches", "objectives",
     "clustering", "ambient", "checkpoints", "history", "optimisation", "run", "training", "embedding", "merging",
     "start", "prior_fit", "metrics", "generation", "assertions", "testing",
 )  # fmt: skip
 # What a reader may import from; the rest is behind the names of the package itself.
 MODULES = (
     "images", "kl", "networks", "kernels", "mmd", "closed_form", "enumeration", "divergences", "transport", "vat",
-    "datasets", "batches", "objectives", "metrics", "testing", "plots",
+    "datasets", "batches", "objectives", "metrics", "testing", "weights", "plots",
 )  # fmt: skip
 
 
