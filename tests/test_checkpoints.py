@@ -513,13 +513,6 @@ def with_tensor(name, change):
     return lambda header, tensors: (header, tensors | {name: change(tensors[name])})
 
 
-def nothing_kept(header, tensors):
-    """As if it had been written so: the header agrees."""
-    tensors = without("optimizer.")(header, tensors)[1]
-    shapes = {name: text for name, text in header["shapes"].items() if name in tensors}
-    return header | {"shapes": shapes}, tensors
-
-
 def renamed(old, new):
     def change(header, tensors):
         tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}

@@ -125,6 +125,28 @@ kernel = InverseMultiquadratic([1.0, 3.0, 10.0, 30.0, 100.0])
     assert memory.peak_megabytes(preparation, computation) < 500
 
 
+@pytest.mark.parametrize(
+    ("num_components", "computation"),
+    [
+        (300, "data_prior(probs, loc, scale, prior, kernel, 'codes').backward()"),
+        (1000, "prior_prior(prior, kernel, 'codes')"),
+    ],
+)
+def test_many_components_take_little_memory(num_components, computation):
+    """2,100 codes with 300 components, or 1,000 with each other: 600,000 and a million quadratures."""
+    preparation = f"""
+from gmlvm import GaussianMixturePrior
+from gmlvm.closed_form import data_prior, prior_prior
+from gmlvm.kernels import InverseMultiquadratic
+prior = GaussianMixturePrior(torch.randn({num_components}, 9))
+probs = torch.rand(7, 300).softmax(1).requires_grad_()
+loc = torch.randn(7, 300, 9).requires_grad_()
+scale = torch.rand(7, 300, 9).requires_grad_()
+kernel = InverseMultiquadratic([1.0, 3.0, 10.0, 30.0, 100.0])
+"""
+    assert memory.peak_megabytes(preparation, computation) < 500
+
+
 def test_bad_shapes_are_named(case):
     probs, loc, scale, prior, kernel = case
     with pytest.raises(ValueError, match=r"probs must have shape \(5, 3\).*got \(5, 2\)"):
