@@ -48,11 +48,14 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	    --seeds $$(seq 10 39) --methods truncated top-m resampled
 	$(BIN)/python -m gmlvm_book.instrument --output results/classifier.safetensors
 	$(BIN)/python -m experiments.digits --output results/digits.json --methods path
+	$(BIN)/python -m experiments.contest --output results/contest.json
 	$(BIN)/python -m experiments.pretrained --output gmlvm/data/pretrained
 	$(BIN)/python -m benchmarks --json results/benchmarks.json
+	$(BIN)/python -m benchmarks.groups --json results/seconds.json
 
-bench: $(VENV)/ready ## measure how fast training is against a plain version (about 16 minutes on two cores)
+bench: $(VENV)/ready ## measure how fast training is against a plain version, and the start of q_D beside its peers (about 25 minutes on two cores)
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.groups
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) _build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -7,6 +7,7 @@ mean digits" reads.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from gmlvm import (
     Distillation,
     InformationMaximisation,
     Objective,
+    Run,
     Smoothness,
     cosine,
     datasets,
@@ -121,16 +123,35 @@ def after(seed: int) -> dict[str, Any]:
 # The start itself
 
 
-def _encoder(num_components: int, seed: int) -> Clusterer:
-    """The path's discrete encoder by itself, untrained."""
+def new_encoder(num_components: int, seed: int) -> Clusterer:
+    """The path's discrete encoder by itself, untrained.
+
+    Args:
+        num_components: Number of components K.
+        seed: Seed of its weights.
+    """
     shape = datasets.mnist().image_shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Clusterer(deep_discrete_encoder(shape, num_components), shape)
 
 
-def _train(model: Clusterer, objective: Objective, steps: int, seed: int) -> History:
-    """Train a discrete encoder by itself, as the start does."""
+def train_encoder(
+    model: Clusterer,
+    objective: Objective,
+    steps: int,
+    seed: int,
+    callbacks: Mapping[int, Callable[[Run], None]] | None = None,
+) -> History:
+    """Train a discrete encoder by itself, as the start does.
+
+    Args:
+        model: The encoder.
+        objective: What is minimised.
+        steps: How many.
+        seed: Seed of batches and perturbations.
+        callbacks: See :func:`gmlvm.fit`.
+    """
     return fit(
         model,
         objective,
@@ -138,6 +159,7 @@ def _train(model: Clusterer, objective: Objective, steps: int, seed: int) -> His
         steps=steps,
         batch_size=SETTINGS["start_batch_size"],
         learning_rate=SETTINGS["start_learning_rate"],
+        callbacks=callbacks,
         seed=seed,
         progress=False,
     )
@@ -154,8 +176,8 @@ def no_teacher(seed: int) -> dict[str, Any]:
     Args:
         seed: Seed of everything.
     """
-    model = _encoder(SETTINGS["num_components"], seed)
-    history = _train(model, InformationMaximisation(), SETTINGS["refining_steps"], seed)
+    model = new_encoder(SETTINGS["num_components"], seed)
+    history = train_encoder(model, InformationMaximisation(), SETTINGS["refining_steps"], seed)
     return {
         "seconds": round(history.seconds, 1),
         "accuracy": measures.accuracy(datasets.mnist(), model),
@@ -170,8 +192,8 @@ def merged(seed: int) -> dict[str, Any]:
         seed: Seed of everything.
     """
     many, groups = SETTINGS["many_components"], SETTINGS["num_components"]
-    model, begun = _encoder(many, seed), time.perf_counter()
-    history = _train(model, InformationMaximisation(), SETTINGS["refining_steps"], seed)
+    model, begun = new_encoder(many, seed), time.perf_counter()
+    history = train_encoder(model, InformationMaximisation(), SETTINGS["refining_steps"], seed)
     figures = measures.merged(datasets.mnist(), model, groups, seed)
     return {
         "seconds": round(time.perf_counter() - begun, 1),
@@ -196,12 +218,12 @@ def without(seed: int) -> dict[str, Any]:
         ("no even use", Distillation(targets), InformationMaximisation(balance=0.0)),
         ("no refinement", Distillation(targets), None),
     ):
-        model = _encoder(SETTINGS["num_components"], seed)
+        model = new_encoder(SETTINGS["num_components"], seed)
         # What is not refined is taught as long instead.
         steps = SETTINGS["teaching_steps"] + (0 if refining else SETTINGS["refining_steps"])
-        history = _train(model, teaching, steps, seed)
+        history = train_encoder(model, teaching, steps, seed)
         if refining:
-            history = _train(model, refining, SETTINGS["refining_steps"], seed + 1)
+            history = train_encoder(model, refining, SETTINGS["refining_steps"], seed + 1)
         found[name] = {"accuracy": measures.accuracy(datasets.mnist(), model), "terms": _last(history)}
     return found
 
@@ -217,8 +239,8 @@ def supervised(seed: int) -> dict[str, Any]:
     targets = torch.nn.functional.one_hot(data.train.labels, SETTINGS["num_components"]).float()
     steps, found = SETTINGS["teaching_steps"] + SETTINGS["refining_steps"], {}
     for name, smoothness in (("smooth", Smoothness()), ("no smoothness", Smoothness(share=_NO_SMOOTHNESS))):
-        model = _encoder(SETTINGS["num_components"], seed)
-        _train(model, Distillation(targets, smoothness), steps, seed)
+        model = new_encoder(SETTINGS["num_components"], seed)
+        train_encoder(model, Distillation(targets, smoothness), steps, seed)
         found[name] = {"accuracy": measures.accuracy(datasets.mnist(), model)}
     return found
 
