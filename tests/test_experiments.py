@@ -14,6 +14,7 @@ from experiments import (
     components,
     contest,
     digits,
+    digits_vae,
     expectations,
     measures,
     other_data,
@@ -202,6 +203,20 @@ def test_what_follows_the_start_differs_from_one_and_the_same(small_path, monkey
     assert {found[name]["fixed prior"]["model"]["accuracy"] for name in frozen} == {found["start"]["accuracy"]}
     path = digits.path(0)["fixed prior"]
     assert found["path"]["fixed prior"] == path
+
+
+def test_a_vae_takes_up_the_path_with_every_part_free(small_path, monkeypatch):
+    for name, value in {"num_components": 4, "latent_dim": 3, "vae_steps": 4}.items():
+        monkeypatch.setitem(wae_start.SETTINGS, name, value)
+    monkeypatch.setattr(wae_start, "LOOKS", (0, 4))
+    monkeypatch.setattr(wae_start, "WINDOW", 2)
+    model = digits_vae.from_digits(0)
+    networks = (model.discrete_encoder, model.continuous_encoder, model.decoder)
+    assert all(parameter.requires_grad for network in networks for parameter in network.parameters())
+    found = digits_vae.both(0)
+    first, last = ([found[f"beta {beta}"]["reports"][i] for beta in (1, 10)] for i in (0, 1))
+    assert first[0] == first[1] == digits.path(0)["fixed prior"]["model"]
+    assert last[0] != last[1]
 
 
 def test_starts_are_compared_with_what_shows_without_labels(small_path, monkeypatch):
