@@ -39,7 +39,7 @@ notebooks: $(VENV)/ready ## run every notebook from scratch and write its output
 	  ../$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900 $$notebook || exit 1; done
 
-results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about four hours and forty minutes on two cores)
+results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about six hours on two cores)
 	$(BIN)/python -m experiments.collapse --output results/collapse.json
 	$(BIN)/python -m experiments.wae_start --output results/wae_start.json
 	$(BIN)/python -m experiments.seeds --output results/gm_wae_seeds.json
