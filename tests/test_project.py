@@ -169,7 +169,7 @@ def test_readme_names_only_make_targets_that_exist():
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.json")), ids=lambda path: path.stem)
 def test_result_files_say_how_they_were_made(path):
     record = read_record(path)
-    assert record["command"].startswith(("python -m experiments.", "python -m benchmarks "))
+    assert record["command"].startswith(("python -m experiments.", "python -m benchmarks ", "python -m benchmarks."))
     assert f"results/{path.name}" in record["command"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"])
     assert record["machine"]
