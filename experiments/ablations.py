@@ -1,7 +1,7 @@
 """What of the path to components that mean digits is needed: one part at a time left out or exchanged.
 
-``python -m experiments.ablations --output results/ablations.json`` makes the file that the chapter "Components that
-mean digits" reads.
+``python -m experiments.ablations --output results/ablations.json`` makes the file that the chapter "Contest and
+ablations" reads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from gmlvm import (
     Objective,
     Run,
     Smoothness,
-    cosine,
     datasets,
     embedding,
     fit,
@@ -92,7 +91,7 @@ def started(seed: int) -> tuple[GMLVM, dict[str, Any]]:
     start_discrete_encoder(model, data, refining_steps=SETTINGS["refining_steps"], seed=seed, progress=False)
     return model, {
         "seconds": round(time.perf_counter() - begun, 1),
-        "accuracy": measures.accuracy(datasets.mnist(), model),
+        "accuracy": measures.accuracy(data, model),
     }
 
 
@@ -107,15 +106,7 @@ def after(seed: int) -> dict[str, Any]:
     for name, how in AFTER.items():
         model = deepcopy(start)
         model.discrete_encoder.requires_grad_(not how.frozen)
-        history = fit(
-            model,
-            deepcopy(how.objective),
-            datasets.mnist(),
-            steps=SETTINGS["steps"],
-            schedule=cosine,
-            seed=seed,
-            progress=False,
-        )
+        history = digits.train_whole(model, deepcopy(how.objective), datasets.mnist(), SETTINGS["steps"], seed)
         found[name] = {"seconds": round(history.seconds, 1), **measures.with_fitted_prior(model)}
     return found
 

@@ -1,7 +1,7 @@
 """Who finds the digits without labels, and who draws them: other ways beside the path, by the same rules.
 
-``python -m experiments.contest --output results/contest.json`` makes the file that the chapter "Components that mean
-digits" reads beside that of ``experiments.digits``. Each method sees the images of the training split and nothing else.
+``python -m experiments.contest --output results/contest.json`` makes the file that the chapter "Contest and
+ablations" reads beside that of ``experiments.digits``. Each method sees the images of the training split alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
 from experiments import digits, measures, runner
-from gmlvm import GMLVM, MMD, VAE, WAE, Objective, cosine, datasets, embedding, evaluate, fit
+from gmlvm import GMLVM, MMD, VAE, WAE, Objective, datasets, embedding, evaluate
 from gmlvm.enumeration import Resampled
 from gmlvm.generation import judge_samples
 from gmlvm.inference import inference
@@ -86,7 +86,7 @@ def _one_gaussian(objective: Objective, steps: int, seed: int) -> tuple[GMLVM, f
     model = GMLVM.for_images(
         data.image_shape, 1, SETTINGS["latent_dim"], seed=seed, component_hidden_dim=SETTINGS["hidden_dim"]
     )
-    history = fit(model, objective, data, steps=steps, schedule=cosine, seed=seed, progress=False)
+    history = digits.train_whole(model, objective, data, steps, seed)
     return model, history.seconds
 
 
@@ -146,7 +146,7 @@ def components(objective: Objective) -> runner.Method:
     def method(seed: int) -> dict[str, Any]:
         data = datasets.mnist()
         model = GMLVM.for_images(data.image_shape, SETTINGS["num_components"], SETTINGS["latent_dim"], seed=seed)
-        history = fit(model, objective, data, steps=SETTINGS["steps"], schedule=cosine, seed=seed, progress=False)
+        history = digits.train_whole(model, objective, data, SETTINGS["steps"], seed)
         return {"seconds": round(history.seconds, 1), **measures.with_fitted_prior(model)}
 
     return method

@@ -14,7 +14,7 @@ from torch import Tensor
 from experiments import measures, runner
 from experiments.seeds import SETTINGS as WAE_SETTINGS
 from experiments.seeds import train
-from gmlvm import GMLVM, WAE, GaussianMixturePrior, cosine, datasets, fit, start_discrete_encoder
+from gmlvm import GMLVM, WAE, GaussianMixturePrior, History, Objective, cosine, datasets, fit, start_discrete_encoder
 from gmlvm.datasets import ImageData
 
 #: What the path does: a start for q_D, which then stays as it is; the GM-WAE; a Gaussian for each component's codes.
@@ -38,6 +38,19 @@ def new_model(data: ImageData, seed: int, num_components: int | None = None) -> 
     return GMLVM.for_images(data.image_shape, k, d, seed=seed, prior=prior, networks=SETTINGS["networks"])
 
 
+def train_whole(model: GMLVM, objective: Objective, data: ImageData, steps: int, seed: int) -> History:
+    """Train all of a model that is not frozen, with the falling rate of the chapters.
+
+    Args:
+        model: The model.
+        objective: What is minimised.
+        data: Of which the training split is used.
+        steps: How many.
+        seed: Seed of batches and samples.
+    """
+    return fit(model, objective, data, steps=steps, schedule=cosine, seed=seed, progress=False)
+
+
 def follow(
     data: ImageData, seed: int, num_components: int | None = None, targets: Tensor | None = None
 ) -> tuple[GMLVM, dict[str, float]]:
@@ -59,7 +72,7 @@ def follow(
     started = time.perf_counter()
     model.discrete_encoder.requires_grad_(False)
     objective = WAE(penalty_weight=SETTINGS["penalty_weight"])
-    history = fit(model, objective, data, steps=SETTINGS["steps"], schedule=cosine, seed=seed, progress=False)
+    history = train_whole(model, objective, data, SETTINGS["steps"], seed)
     seconds = {
         "teacher": started - begun - start.taught.seconds - start.refined.seconds,
         "distillation": start.taught.seconds,
