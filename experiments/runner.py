@@ -67,7 +67,7 @@ def main(module: str, settings: dict[str, Any], methods: Mapping[str, Method], s
     parser, arguments = _parse(module, methods, seeds)
     output = arguments.output.resolve()
     part = output.with_name(output.name + ".partial")
-    identity = {"command": f"python -m {module}", "settings": json.loads(to_json(settings)), **_CODE}
+    identity = {"command": f"python -m {module}", "settings": json.loads(to_json(settings)), **CODE}
     tasks = [(name, seed) for seed in arguments.seeds for name in arguments.methods]
     with _alone(output, parser):
         try:
@@ -174,7 +174,7 @@ def _names(tasks: Iterable[Task]) -> str:
 def _here(jobs: int, calls: list[tuple[Method, Task]]) -> Iterator[Outcome]:
     """Runs on this machine's cores, in the order in which they end."""
     parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-    outcomes: Iterator[Outcome] = parallel(delayed(_run)(method, task, _CODE) for method, task in calls)
+    outcomes: Iterator[Outcome] = parallel(delayed(_run)(method, task, CODE) for method, task in calls)
     return outcomes
 
 
@@ -186,7 +186,7 @@ def _on_cluster(address: str, calls: list[tuple[Method, Task]]) -> Iterator[Outc
     import distributed
 
     with distributed.Client(address) as client:
-        tasks = {client.submit(_run, method, task, _CODE, pure=False): task for method, task in calls}
+        tasks = {client.submit(_run, method, task, CODE, pure=False): task for method, task in calls}
         for future in distributed.as_completed(tasks):
             try:
                 outcome = future.result()
@@ -200,8 +200,8 @@ def _run(method: Method, task: Task, code: dict[str, str]) -> Outcome:
     with _PROCESS:
         torch.set_num_threads(1)
         try:
-            if code != _CODE:
-                raise RuntimeError(f"the worker has other code or versions ({differences(code, _CODE)})")
+            if code != CODE:
+                raise RuntimeError(f"the worker has other code or versions ({differences(code, CODE)})")
             return Outcome(task, to_json(method(task[1])))
         except Exception as error:
             return _failed(task, error)
@@ -222,6 +222,6 @@ def _digest_of_code() -> str:
 
 
 #: The code that this process has imported, looked at as it does: the files may change under a run that takes hours.
-_CODE = {"code": _digest_of_code(), **versions()}
+CODE = {"code": _digest_of_code(), **versions()}
 #: A process makes one run at a time, also where Dask gives it several threads: torch's global generators are its own.
 _PROCESS = threading.Lock()

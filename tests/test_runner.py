@@ -111,7 +111,7 @@ class TestWhatIsThereAlready:
     def test_is_refused_by_other_settings_code_or_versions(
         self, command, part, stopped, settings, code, difference, monkeypatch, capsys
     ):
-        monkeypatch.setattr(runner, "_CODE", {**runner._CODE, **code})
+        monkeypatch.setattr(runner, "CODE", {**runner.CODE, **code})
         with pytest.raises(SystemExit):
             command({"square": square}, settings=settings)
         assert re.search(rf"was begun by another .*\({difference}\)", capsys.readouterr().err)
@@ -121,7 +121,7 @@ class TestWhatIsThereAlready:
 class TestADamagedFile:
     @pytest.fixture(autouse=True)
     def _short_identity(self, monkeypatch):
-        monkeypatch.setattr(runner, "_CODE", {"code": "12ab"})
+        monkeypatch.setattr(runner, "CODE", {"code": "12ab"})
 
     def test_cut_at_any_byte_gives_the_same_record(self, command, path, part, stopped):
         ends = [place for place, byte in enumerate(stopped, 1) if byte == ord("\n")]
@@ -314,7 +314,7 @@ class TestBeforeAnyWork:
 
 
 def test_a_worker_with_other_code_or_versions_is_refused():
-    outcome = runner._run(pytest.fail, ("square", 1), {**runner._CODE, "torch": "1.0"})
+    outcome = runner._run(pytest.fail, ("square", 1), {**runner.CODE, "torch": "1.0"})
     assert re.search(r"the worker has other code or versions \(torch: 1\.0 there, \S+ here\)", outcome.reason)
 
 
