@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.metrics import normalized_mutual_info_score
 
 from gmlvm import GMLVM, Clusterer, datasets, evaluate, fit_prior, merging, metrics
 from gmlvm.datasets import ImageData
@@ -45,6 +46,38 @@ def agreement(
     assert data.test.labels is not None
     labels = metrics.match_components(train, data.train.labels, num_groups)
     return float((labels[test] == data.test.labels.numpy()).mean())
+
+
+def grouped(
+    data: ImageData, train: NDArray[np.integer[Any]], test: NDArray[np.integer[Any]], num_groups: int
+) -> dict[str, float]:
+    """How groups agree with labels.
+
+    Args:
+        data: The images' labels.
+        train: Group of each training image, (N,).
+        test: Group of each test image, (M,).
+        num_groups: Number of groups.
+
+    Returns:
+        :func:`agreement`, and normalised mutual information.
+    """
+    assert data.test.labels is not None
+    return {
+        "accuracy": agreement(data, train, test, num_groups),
+        "nmi": float(normalized_mutual_info_score(data.test.labels.numpy(), test)),
+    }
+
+
+def of_training_split(data: ImageData, groups: NDArray[np.integer[Any]], num_groups: int) -> dict[str, float]:
+    """:func:`grouped` for a method that has groups for the training images alone: measured on these.
+
+    Args:
+        data: The images' labels.
+        groups: Group of each training image, (N,).
+        num_groups: Number of groups.
+    """
+    return grouped(replace(data, test=data.train), groups, groups, num_groups)
 
 
 def accuracy(data: ImageData, model: Clusterer) -> float:

@@ -20,7 +20,8 @@ class InformationTerms(NamedTuple):
     """Terms of information maximisation, scalars in nats.
 
     Attributes:
-        loss: smoothness.weight * roughness + weight * (conditional_entropy - balance * entropy).
+        loss: smoothness.weight * roughness + weight * (conditional_entropy - balance * entropy), or with the KL from
+            given shares for the negative entropy.
         roughness: Change of q_D(k|x) under the worst small perturbation of x, mean over the batch.
         conditional_entropy: H(k|x), the entropy of q_D(k|x), mean over the batch.
         entropy: H(k), the entropy of the batch's mean q_D(k|x).
@@ -54,27 +55,46 @@ class InformationMaximisation(Objective):
         + w \big( H(k|x) - \mu\, H(k) \big)
 
     Small where q_D is sure of each image, uses its components evenly, and draws its boundaries where there are no
-    images. No decoder takes part and no label is looked at.
+    images. No decoder takes part and no label is looked at. Where groups are of unequal size, an even use cuts the
+    large ones and joins small ones to others: with ``shares`` the KL of the mean q_D(k|x) from these takes the place
+    of :math:`-H(k)`.
 
     Args:
         smoothness: The first term with its weight :math:`\gamma`; ``Smoothness()`` if left out.
         weight: w, at least 0.
-        balance: :math:`\mu`, at least 0: how much an even use of the components is worth. At 1 the bracket is
+        balance: :math:`\mu`, at least 0: how much the use of the components is worth. At 1 the bracket is
             the negative mutual information of image and component.
+        shares: Of the images that each component is to have, shape (K,), positive, summing to one; even ones if left
+            out.
 
     Raises:
-        TypeError: If ``smoothness`` has the wrong type.
-        ValueError: If a weight is negative or not finite.
+        TypeError: If ``smoothness`` has the wrong type, or ``shares`` is not a tensor.
+        ValueError: If a weight is negative or not finite, or the shares are none.
 
     Source: Hu et al. (2017), equation 10; chapter "Components that mean digits".
     """
 
-    def __init__(self, smoothness: Smoothness | None = None, *, weight: float = 0.1, balance: float = 4.0) -> None:
+    shares: Tensor | None
+
+    def __init__(
+        self,
+        smoothness: Smoothness | None = None,
+        *,
+        weight: float = 0.1,
+        balance: float = 4.0,
+        shares: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.smoothness = Smoothness() if smoothness is None else smoothness
         check_type("smoothness", self.smoothness, Smoothness)
         self.weight = check_number("weight", weight)
         self.balance = check_number("balance", balance)
+        if shares is not None:
+            check_shape("shares", shares, (None,), " (num_components,)")
+            if not bool((shares > 0).all()) or not torch.allclose(shares.sum(), torch.ones_like(shares[0])):
+                raise ValueError(f"shares must be positive and sum to one, got {shares}")
+            shares = shares.detach().clone()
+        self.register_buffer("shares", shares)
 
     def terms(self, model: Clusterer, batch: Batch, generator: torch.Generator | None) -> InformationTerms:
         """Compute roughness and entropies; see :class:`gmlvm.Objective`."""
@@ -84,13 +104,18 @@ class InformationMaximisation(Objective):
         mean = distributed.whole_rows(log_probs).exp().mean(0)  # (K,)
         log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
         conditional, entropy = _entropy(log_probs).mean(), _entropy(log_mean)
+        use = entropy
+        if self.shares is not None:
+            check_shape("shares", self.shares, tuple(log_mean.shape), " (num_components,)")
+            use = -categorical_kl(log_mean, self.shares.to(log_mean).log())
         roughness = self.smoothness(model.discrete_encoder, x, generator)
-        loss = self.smoothness.weight * roughness + self.weight * (conditional - self.balance * entropy)
+        loss = self.smoothness.weight * roughness + self.weight * (conditional - self.balance * use)
         return InformationTerms(loss, roughness, conditional, entropy)
 
     def extra_repr(self) -> str:
         """The settings for ``repr``."""
-        return f"weight={self.weight}, balance={self.balance}"
+        shares = "" if self.shares is None else f", shares={self.shares.tolist()}"
+        return f"weight={self.weight}, balance={self.balance}{shares}"
 
 
 class Distillation(Objective):

@@ -38,6 +38,7 @@ def start_discrete_encoder(
     data: Any,
     *,
     targets: Tensor | None = None,
+    even: bool = True,
     teaching_steps: int = 500,
     refining_steps: int = 5000,
     batch_size: int = 256,
@@ -59,6 +60,8 @@ def start_discrete_encoder(
         data: An :class:`gmlvm.datasets.ImageData`, of which the training split is used, or images as an array or
             tensor.
         targets: Probabilities of another teacher, in the order of the images, shape (N, K).
+        even: Whether information maximisation makes for an even use of the components, or for the shares that the
+            teacher gives them: where groups are of unequal size.
         teaching_steps: Steps of distillation, at least 1.
         refining_steps: Steps of information maximisation, at least 1.
         batch_size: Images in a step.
@@ -93,6 +96,8 @@ def start_discrete_encoder(
     check_shape("targets", targets, (len(images), model.num_components), " (images, num_components)")
     settings["progress"] = progress
     taught = fit(alone, Distillation(targets), images, steps=teaching_steps, seed=seed, **settings)
-    refined = fit(alone, InformationMaximisation(), images, **refining, **settings)
+    # A component that the teacher leaves empty has no logarithm.
+    shares = None if even else targets.clamp_min(torch.finfo(targets.dtype).tiny).mean(0)
+    refined = fit(alone, InformationMaximisation(shares=shares), images, **refining, **settings)
     model.to(alone.device)
     return Start(targets, taught, refined)

@@ -97,6 +97,33 @@ def test_it_has_imsats_weights_if_none_are_given(x):
     text = repr(InformationMaximisation(Smoothness(2.0), weight=0.3, balance=5.0))
     assert "weight=0.3, balance=5.0" in text
     assert "Smoothness(2.0, share=0.2)" in text
+    assert "shares=[0.25, 0.75]" in repr(InformationMaximisation(shares=torch.tensor([0.25, 0.75])))
+
+
+def test_with_shares_it_is_the_kl_from_them_that_is_weighed(x):
+    shares = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    terms = InformationMaximisation(Smoothness(2.0), weight=0.3, balance=5.0, shares=shares)(linear(), x, seeded())
+    mean = softmax(logits(linear(), x), 1).mean(0)
+    expected = 2 * terms.roughness + 0.3 * (terms.conditional_entropy + 5 * entropy(mean, shares))
+    assert terms.loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert terms.entropy.item() == pytest.approx(entropy(mean), rel=1e-12)
+
+
+def test_even_shares_differ_from_none_by_a_constant(x):
+    gradients, losses = [], []
+    for shares in (None, torch.full((3,), 1 / 3)):
+        clusterer = linear()
+        loss = InformationMaximisation(shares=shares)(clusterer, x, seeded()).loss
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in clusterer.parameters()]))
+        losses.append(loss.item())
+    torch.testing.assert_close(*gradients)
+    assert losses[1] - losses[0] == pytest.approx(0.1 * 4 * np.log(3))
+
+
+def test_shares_of_another_number_of_components_are_refused(x):
+    with pytest.raises(ValueError, match=r"shares must have shape \(3\) .*, got \(2,\)"):
+        InformationMaximisation(shares=torch.tensor([0.5, 0.5]))(linear(), x, seeded())
 
 
 def test_sure_and_even_is_where_the_entropies_are_best(x):
@@ -244,6 +271,10 @@ def test_targets_of_another_number_of_components_are_refused(x):
         ({"weight": -1.0}, ValueError, "weight must be .* got -1"),
         ({"balance": float("nan")}, ValueError, "balance must be .* got nan"),
         ({"balance": "4"}, TypeError, "balance must be a number, got '4'"),
+        ({"shares": [0.5, 0.5]}, TypeError, "shares must be a torch.Tensor, got list"),
+        ({"shares": torch.ones(2, 2) / 4}, ValueError, "shares must have shape"),
+        ({"shares": torch.tensor([0.0, 1.0])}, ValueError, "shares must be positive and sum to one, got"),
+        ({"shares": torch.tensor([0.5, 0.6])}, ValueError, "shares must be positive and sum to one, got"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, error, message):

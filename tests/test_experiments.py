@@ -16,6 +16,7 @@ from experiments import (
     digits,
     digits_vae,
     expectations,
+    imbalance,
     measures,
     other_data,
     pretrained,
@@ -292,20 +293,36 @@ def test_other_numbers_of_components_are_merged_to_the_path_s(small_path):
     assert many["merged"]["heights"] == sorted(many["merged"]["heights"])
 
 
-def test_other_data_are_measured_as_mnist_is(small_path, small_data, monkeypatch):
+def test_other_data_are_measured_as_mnist_is(small_path, small_data):
     found = other_data.compared(lambda: small_data)(0)
     assert found["k-means"] == {"accuracy": 1, "nmi": pytest.approx(1)}
     assert found["teacher"] == {"accuracy": 1, "nmi": pytest.approx(1)}
     assert found["path"]["accuracy"] > 0.9
-    monkeypatch.setattr(other_data, "imbalanced", lambda: small_data)
-    merged = other_data.many(6)(0)["merged"]
-    assert sorted(set(merged["groups"])) == [0, 1, 2, 3]
+
+
+def test_rare_digits_are_started_for_by_either_rule(small_path, small_data, monkeypatch):
+    for name, value in {"refining_steps": 40, "num_components": 4, "many_components": 6, "groups_left": [3, 4]}.items():
+        monkeypatch.setitem(imbalance.SETTINGS, name, value)
+    monkeypatch.setattr(imbalance, "imbalanced", lambda: small_data)
+    rules = []
+    start = imbalance.start_discrete_encoder
+    monkeypatch.setattr(imbalance, "start_discrete_encoder", lambda *a, **k: (rules.append(k["even"]), start(*a, **k)))
+    found = imbalance.ten(0)
+    assert list(found) == ["k-means", "teacher", "even", "teacher's shares"]
+    for name in imbalance.RULES:
+        counts = np.array(found[name]["counts"])
+        assert counts.shape == (4, 4)
+        assert (counts.sum(0) == np.bincount(small_data.test.labels.numpy())).all()
+        assert found[name]["accuracy"] == pytest.approx(counts.max(1).sum() / counts.sum())
+    merged = imbalance.many(0)["teacher's shares"]["merged"]
+    assert {left: len(set(figures["groups"])) for left, figures in merged.items()} == {"3": 3, "4": 4}
+    assert rules == [True, False, True, False]
 
 
 def test_rare_digits_are_a_tenth_and_the_rest_is_whole(small_runs, small_data, monkeypatch):
-    monkeypatch.setitem(other_data.SETTINGS, "rare", [0, 2])
-    monkeypatch.setitem(other_data.SETTINGS, "rare_share", 0.25)
-    thinned = other_data.imbalanced()
+    monkeypatch.setitem(imbalance.SETTINGS, "rare", [0, 2])
+    monkeypatch.setitem(imbalance.SETTINGS, "rare_share", 0.25)
+    thinned = imbalance.imbalanced()
     for split, whole in ((thinned.train, small_data.train), (thinned.test, small_data.test)):
         counts, all_counts = (np.bincount(part.labels.numpy()) for part in (split, whole))
         assert (counts[[1, 3]] == all_counts[[1, 3]]).all()

@@ -1,0 +1,112 @@
+"""Digits of which three are rare: what an even use of the components does to them, and what the teacher's shares do.
+
+``python -m experiments.imbalance --output results/imbalance.json`` makes the file that the chapter "Contest and
+ablations" reads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.metrics import confusion_matrix
+from torch import Tensor
+
+from experiments import measures, runner
+from experiments.other_data import SETTINGS as OTHER_SETTINGS
+from gmlvm import Clusterer, datasets, embedding, start_discrete_encoder
+from gmlvm.datasets import ImageData, Split
+from gmlvm.networks import deep_discrete_encoder
+
+#: The path's, what is rare, and how many components are merged to how many groups.
+SETTINGS: dict[str, Any] = {
+    **OTHER_SETTINGS,
+    "rare": [0, 4, 8],
+    "rare_share": 0.1,
+    "many_components": 30,
+    "groups_left": [8, 10, 12, 14],
+}
+
+
+def imbalanced() -> ImageData:
+    """MNIST with a tenth of some digits, in both splits."""
+
+    def thinned(split: Split) -> Split:
+        assert split.labels is not None
+        labels, rare = split.labels.numpy(), SETTINGS["rare"]
+        chosen = np.random.default_rng(0).random(len(labels)) < SETTINGS["rare_share"]
+        kept = np.flatnonzero(chosen | ~np.isin(labels, rare))
+        return Split(split.images[kept], split.labels[kept])
+
+    data = datasets.mnist()
+    return ImageData("imbalanced MNIST", thinned(data.train), thinned(data.test))
+
+
+def started(data: ImageData, targets: Tensor, even: bool, seed: int) -> Clusterer:
+    """A discrete encoder after the path's start.
+
+    Args:
+        data: The images.
+        targets: What the teacher says.
+        even: Whether the components are to be used evenly, or as the teacher does.
+        seed: Seed of everything.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Clusterer(deep_discrete_encoder(data.image_shape, targets.shape[1]), data.image_shape)
+    steps = SETTINGS["refining_steps"]
+    start_discrete_encoder(model, data, targets=targets, even=even, refining_steps=steps, seed=seed, progress=False)
+    return model
+
+
+def _figures(data: ImageData, model: Clusterer) -> dict[str, Any]:
+    """How a discrete encoder groups, with the test images of each component by label."""
+    assert data.test.labels is not None
+    train, test = (model.predict(split.images) for split in (data.train, data.test))
+    counts = confusion_matrix(test, data.test.labels.numpy(), labels=range(model.num_components))
+    return {
+        **measures.grouped(data, train, test, model.num_components),
+        "counts": counts[:, : SETTINGS["num_components"]].tolist(),
+    }
+
+
+def ten(seed: int) -> dict[str, Any]:
+    """K-means, the teacher, and the start by either rule, with as many components as digits.
+
+    Args:
+        seed: Seed of everything.
+    """
+    data, k = imbalanced(), SETTINGS["num_components"]
+    train, test = measures.pixels(data)
+    kmeans = KMeans(k, n_init=SETTINGS["kmeans_starts"], random_state=seed).fit(train)
+    targets = embedding.teacher(data.train.images, k, seed)
+    return {
+        "k-means": measures.grouped(data, kmeans.labels_, kmeans.predict(test), k),
+        "teacher": measures.of_training_split(data, targets.argmax(1).numpy(), k),
+        **{name: _figures(data, started(data, targets, even, seed)) for name, even in RULES.items()},
+    }
+
+
+def many(seed: int) -> dict[str, Any]:
+    """More components, by either rule, and what is left when they are merged.
+
+    Args:
+        seed: Seed of everything.
+    """
+    data, k = imbalanced(), SETTINGS["many_components"]
+    targets, found = embedding.teacher(data.train.images, k, seed), {}
+    for name, even in RULES.items():
+        model = started(data, targets, even, seed)
+        merged = {str(left): measures.merged(data, model, left, seed) for left in SETTINGS["groups_left"]}
+        found[name] = {**_figures(data, model), "merged": merged}
+    return found
+
+
+#: What information maximisation holds the components to, and whether that is an even use.
+RULES = {"even": True, "teacher's shares": False}
+METHODS: dict[str, runner.Method] = {"ten": ten, "many": many}
+
+if __name__ == "__main__":
+    runner.main("experiments.imbalance", SETTINGS, METHODS, range(5))
