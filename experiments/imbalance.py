@@ -1,4 +1,4 @@
-"""Digits of which three are rare: what an even use of the components does to them, and what the teacher's shares do.
+"""Digits of which three are rare: what an even use of the components does to them, and what other rules do.
 
 ``python -m experiments.imbalance --output results/imbalance.json`` makes the file that the chapter "Contest and
 ablations" reads.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from experiments import measures, runner
 from experiments.other_data import SETTINGS as OTHER_SETTINGS
-from gmlvm import Clusterer, datasets, embedding, start_discrete_encoder
+from gmlvm import Clusterer, InformationMaximisation, datasets, embedding, start_discrete_encoder
 from gmlvm.datasets import ImageData, Split
 from gmlvm.networks import deep_discrete_encoder
 
@@ -44,21 +44,38 @@ def imbalanced() -> ImageData:
     return ImageData("imbalanced MNIST", thinned(data.train), thinned(data.test))
 
 
-def started(data: ImageData, targets: Tensor, even: bool, seed: int) -> Clusterer:
+def started(data: ImageData, targets: Tensor, refining: InformationMaximisation, seed: int) -> Clusterer:
     """A discrete encoder after the path's start.
 
     Args:
         data: The images.
         targets: What the teacher says.
-        even: Whether the components are to be used evenly, or as the teacher does.
+        refining: What follows the teacher.
         seed: Seed of everything.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Clusterer(deep_discrete_encoder(data.image_shape, targets.shape[1]), data.image_shape)
-    steps = SETTINGS["refining_steps"]
-    start_discrete_encoder(model, data, targets=targets, even=even, refining_steps=steps, seed=seed, progress=False)
+    start_discrete_encoder(
+        model,
+        data,
+        targets=targets,
+        refining=refining,
+        refining_steps=SETTINGS["refining_steps"],
+        seed=seed,
+        progress=False,
+    )
     return model
+
+
+def _rules(targets: Tensor) -> dict[str, InformationMaximisation]:
+    """What the use of the components is drawn to: an even one, the teacher's, or nothing."""
+    return {
+        "even": InformationMaximisation(),
+        # A component that the teacher leaves empty has no logarithm.
+        "teacher's shares": InformationMaximisation(shares=targets.mean(0).clamp_min(torch.finfo(targets.dtype).tiny)),
+        "free": InformationMaximisation(balance=0.0),
+    }
 
 
 def _figures(data: ImageData, model: Clusterer) -> dict[str, Any]:
@@ -73,7 +90,7 @@ def _figures(data: ImageData, model: Clusterer) -> dict[str, Any]:
 
 
 def ten(seed: int) -> dict[str, Any]:
-    """K-means, the teacher, and the start by either rule, with as many components as digits.
+    """K-means, the teacher, and the start by each rule, with as many components as digits.
 
     Args:
         seed: Seed of everything.
@@ -85,27 +102,25 @@ def ten(seed: int) -> dict[str, Any]:
     return {
         "k-means": measures.grouped(data, kmeans.labels_, kmeans.predict(test), k),
         "teacher": measures.of_training_split(data, targets.argmax(1).numpy(), k),
-        **{name: _figures(data, started(data, targets, even, seed)) for name, even in RULES.items()},
+        **{name: _figures(data, started(data, targets, rule, seed)) for name, rule in _rules(targets).items()},
     }
 
 
 def many(seed: int) -> dict[str, Any]:
-    """More components, by either rule, and what is left when they are merged.
+    """More components, by each rule, and what is left when they are merged.
 
     Args:
         seed: Seed of everything.
     """
     data, k = imbalanced(), SETTINGS["many_components"]
     targets, found = embedding.teacher(data.train.images, k, seed), {}
-    for name, even in RULES.items():
-        model = started(data, targets, even, seed)
+    for name, rule in _rules(targets).items():
+        model = started(data, targets, rule, seed)
         merged = {str(left): measures.merged(data, model, left, seed) for left in SETTINGS["groups_left"]}
         found[name] = {**_figures(data, model), "merged": merged}
     return found
 
 
-#: What information maximisation holds the components to, and whether that is an even use.
-RULES = {"even": True, "teacher's shares": False}
 METHODS: dict[str, runner.Method] = {"ten": ten, "many": many}
 
 if __name__ == "__main__":

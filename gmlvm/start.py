@@ -13,6 +13,7 @@ from gmlvm.batches import whole_images
 from gmlvm.clusterer import Clusterer
 from gmlvm.clustering import Distillation, InformationMaximisation
 from gmlvm.history import History
+from gmlvm.objectives import Objective
 from gmlvm.run import Run
 from gmlvm.training import fit
 from gmlvm.validation import check_positive_int, check_seed, check_shape, check_type
@@ -25,7 +26,7 @@ class Start:
     Attributes:
         targets: The teacher's probabilities for the training images, shape (N, K).
         taught: The terms of each step of distillation.
-        refined: The terms of each step of information maximisation.
+        refined: The terms of each step after it, of information maximisation if no other objective was given.
     """
 
     targets: Tensor = field(repr=False)
@@ -38,7 +39,7 @@ def start_discrete_encoder(
     data: Any,
     *,
     targets: Tensor | None = None,
-    even: bool = True,
+    refining: Objective | None = None,
     teaching_steps: int = 500,
     refining_steps: int = 5000,
     batch_size: int = 256,
@@ -60,8 +61,8 @@ def start_discrete_encoder(
         data: An :class:`gmlvm.datasets.ImageData`, of which the training split is used, or images as an array or
             tensor.
         targets: Probabilities of another teacher, in the order of the images, shape (N, K).
-        even: Whether information maximisation makes for an even use of the components, or for the shares that the
-            teacher gives them: where groups are of unequal size.
+        refining: What the encoder is trained with after the teacher; ``InformationMaximisation()`` if left out. Where
+            groups may be of unequal size, ``InformationMaximisation(balance=0.0)``, which asks for no even use.
         teaching_steps: Steps of distillation, at least 1.
         refining_steps: Steps of information maximisation, at least 1.
         batch_size: Images in a step.
@@ -88,16 +89,15 @@ def start_discrete_encoder(
     alone = Clusterer(model.discrete_encoder, model.image_shape)
     settings: dict[str, Any] = {"batch_size": batch_size, "learning_rate": learning_rate, "device": device}
     teaching_steps = check_positive_int("teaching_steps", teaching_steps)
-    refining: dict[str, Any] = {"steps": check_positive_int("refining_steps", refining_steps), "seed": seed + 1}
+    refining_steps = check_positive_int("refining_steps", refining_steps)
+    refining = InformationMaximisation() if refining is None else refining
     # What cannot be trained shows before the teacher is asked, which takes minutes.
-    Run(alone, InformationMaximisation(), images, **refining, **settings)
+    Run(alone, refining, images, steps=refining_steps, seed=seed + 1, **settings)
     if targets is None:
         targets = embedding.teacher(images, model.num_components, seed)
     check_shape("targets", targets, (len(images), model.num_components), " (images, num_components)")
     settings["progress"] = progress
     taught = fit(alone, Distillation(targets), images, steps=teaching_steps, seed=seed, **settings)
-    # A component that the teacher leaves empty has no logarithm.
-    shares = None if even else targets.clamp_min(torch.finfo(targets.dtype).tiny).mean(0)
-    refined = fit(alone, InformationMaximisation(shares=shares), images, **refining, **settings)
+    refined = fit(alone, refining, images, steps=refining_steps, seed=seed + 1, **settings)
     model.to(alone.device)
     return Start(targets, taught, refined)

@@ -81,18 +81,22 @@ def test_it_is_distillation_and_then_information_maximisation(images, targets):
     np.testing.assert_array_equal(start.refined["loss"], refined["loss"])
 
 
-def test_groups_of_unequal_size_keep_their_shares(images, targets):
-    # One of them is empty.
-    targets = torch.cat([targets, torch.zeros(len(targets), 1)], 1)
-    model = Clusterer(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), (1, 8, 8))
-    by_hand, settings = copy.deepcopy(model), {"batch_size": 32, "learning_rate": 1e-2}
-    start_discrete_encoder(model, images, targets=targets, even=False, seed=5, learning_rate=1e-2, **SETTINGS)
-    settings |= {"device": "cpu", "progress": False}
+@pytest.mark.parametrize("balance", [0.0, 1.0])
+def test_another_objective_may_follow_the_teacher(images, targets, balance):
+    model = Clusterer(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8))
+    by_hand, refining = copy.deepcopy(model), InformationMaximisation(balance=balance)
+    start = start_discrete_encoder(model, images, targets=targets, refining=refining, seed=5, **SETTINGS)
+    settings = {"batch_size": 32, "device": "cpu", "progress": False, "learning_rate": 2e-3}
     fit(by_hand, Distillation(targets), images, steps=40, seed=5, **settings)
-    shares = targets.mean(0).clamp_min(torch.finfo(torch.float32).tiny)
-    fit(by_hand, InformationMaximisation(shares=shares), images, steps=20, seed=6, **settings)
+    refined = fit(by_hand, refining, images, steps=20, seed=6, **settings)
     assert all(map(torch.equal, model.state_dict().values(), by_hand.state_dict().values()))
-    assert model.predict_proba(images).mean(0)[3] < 0.01
+    np.testing.assert_array_equal(start.refined["loss"], refined["loss"])
+
+
+def test_an_objective_that_is_none_is_refused_before_the_teacher_is_asked(images, monkeypatch):
+    monkeypatch.setattr(embedding, "teacher", pytest.fail)
+    with pytest.raises(TypeError, match="objective must be of type Objective, got float"):
+        start_discrete_encoder(new_model(), images, refining=4.0)
 
 
 def test_the_rest_of_the_model_is_left_as_it_was(images, targets):
