@@ -1,0 +1,241 @@
+"""The ELBO taken apart, so that one thing in it can be changed and all else is as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gmlvm import GMLVM, VAE
+from gmlvm.batches import Batch
+from gmlvm.divergences import MMD
+from gmlvm.enumeration import Dense, Enumeration, Resampled, Selection
+from gmlvm.kl import categorical_kl
+from gmlvm.objectives import VAETerms
+from gmlvm.posterior import Posterior
+
+#: The terms through which q_D is moved.
+PULLS = ("reconstruction", "kl_z", "kl_k")
+
+
+class Parts(NamedTuple):
+    """What the ELBO of a batch is made of.
+
+    Attributes:
+        posterior: Of the B images.
+        z: Codes, shape (B, K, D).
+        chosen: The N terms of the sum over k that are decoded.
+        error: Negative log-likelihood of each, shape (N,).
+        kl_z: KL of q_C from p_C, shape (B, K).
+    """
+
+    posterior: Posterior
+    z: Tensor
+    chosen: Selection
+    error: Tensor
+    kl_z: Tensor
+
+
+class Apart(VAE):
+    """The VAE's own terms, each by a method that a subclass may change.
+
+    Args:
+        enumeration: Which terms of the sum over k are decoded; by default drawn ones.
+    """
+
+    def __init__(self, enumeration: Enumeration | None = None) -> None:
+        super().__init__(enumeration=enumeration or Resampled())
+
+    def terms(self, model: GMLVM, batch: Batch, generator: torch.Generator | None) -> VAETerms:
+        """Compute the terms; see :class:`gmlvm.VAE`."""
+        x = model.pixels(batch.images)
+        posterior = model.posterior_of_pixels(x)
+        chosen = self.enumeration.select(posterior.log_probs, generator)
+        z = posterior.sample(generator)
+        logits = model.decoder_logits(z[chosen.image, chosen.component])
+        error = F.binary_cross_entropy_with_logits(logits, x[chosen.image], reduction="none").flatten(1).sum(1)
+        parts = Parts(posterior, z, chosen, error, model.prior.component_kl(posterior.loc, posterior.scale))
+        reconstruction, kl_z, kl_k = self.reconstruction(parts), self.kl_z(parts), self.kl_k(model, parts)
+        loss = reconstruction + self.price(model, parts, kl_z, kl_k, generator)
+        zero = loss.new_zeros(())
+        return VAETerms(loss, reconstruction, kl_z, kl_k, zero, zero)
+
+    def reconstruction(self, parts: Parts) -> Tensor:
+        """Expected negative log-likelihood, nats."""
+        return parts.chosen.mean(parts.error, len(parts.z))
+
+    def kl_z(self, parts: Parts) -> Tensor:
+        """Expected KL of q_C, nats."""
+        return (parts.posterior.log_probs.exp() * parts.kl_z).sum(1).mean()
+
+    def kl_k(self, model: GMLVM, parts: Parts) -> Tensor:
+        """KL of q_D, nats."""
+        return categorical_kl(parts.posterior.log_probs, model.prior.logits).mean()
+
+    def price(
+        self, model: GMLVM, parts: Parts, kl_z: Tensor, kl_k: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """What is added to the reconstruction term."""
+        return self.beta * (kl_z + kl_k)
+
+
+class Cut(Apart):
+    """The ELBO with some of its pulls on q_D cut: the value of each term is as it was, and all other gradients.
+
+    Args:
+        pulls: Which of :data:`PULLS` do not reach q_D.
+        common: Whether what a pull has in common for all images of the batch is taken out of it: a component's mean
+            error and mean KL.
+    """
+
+    def __init__(self, pulls: Collection[str] = (), *, common: bool = False) -> None:
+        super().__init__(Dense())
+        self.pulls, self.common = frozenset(pulls), common
+
+    def reconstruction(self, parts: Parts) -> Tensor:
+        """As the ELBO's."""
+        shape = parts.kl_z.shape
+        return self._pulled("reconstruction", parts.chosen.weight.reshape(shape), parts.error.reshape(shape))
+
+    def kl_z(self, parts: Parts) -> Tensor:
+        """As the ELBO's."""
+        return self._pulled("kl_z", parts.posterior.log_probs.exp(), parts.kl_z)
+
+    def kl_k(self, model: GMLVM, parts: Parts) -> Tensor:
+        """As the ELBO's."""
+        value = super().kl_k(model, parts)
+        return value.detach() if "kl_k" in self.pulls else value
+
+    def _pulled(self, name: str, q: Tensor, values: Tensor) -> Tensor:
+        """The mean of values under q, (B, K) each, with the gradient in q that is left."""
+        fixed = q.detach()
+        mean = (fixed * values).sum(1).mean()
+        if name in self.pulls:
+            return mean
+        pull = (values - values.mean(0) if self.common else values).detach()
+        return mean + ((q - fixed) * pull).sum(1).mean()
+
+
+class Scheduled(Apart):
+    """KL annealing: the price of k, or of z, rises from nothing.
+
+    Args:
+        steps: After which it is full.
+        of_k: Whether the price of k rises.
+        of_z: Whether that of z does.
+    """
+
+    count: Tensor
+
+    def __init__(self, steps: int, *, of_k: bool = False, of_z: bool = False) -> None:
+        super().__init__()
+        self.steps, self.of_k, self.of_z = steps, of_k, of_z
+        self.register_buffer("count", torch.zeros(()))
+
+    def price(
+        self, model: GMLVM, parts: Parts, kl_z: Tensor, kl_k: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Both divergences, with the weights of this step."""
+        share = (self.count / self.steps).clamp(max=1)
+        if self.training:
+            self.count += 1
+        return (share if self.of_z else 1) * kl_z + (share if self.of_k else 1) * kl_k
+
+
+class FreeBits(Apart):
+    """The KL of k costs nothing up to some nats, as a mean over the batch.
+
+    Args:
+        nats: What is free.
+    """
+
+    def __init__(self, nats: float) -> None:
+        super().__init__()
+        self.nats = nats
+
+    def price(
+        self, model: GMLVM, parts: Parts, kl_z: Tensor, kl_k: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Both divergences, that of k from the free nats on."""
+        return kl_z + kl_k.clamp(min=self.nats)
+
+
+class Encouraged(Apart):
+    """A reward for the entropy of the use of the components, or for the information that k has of x.
+
+    Args:
+        weight: Nats of the objective for a nat.
+        information: Whether it is for I(x; k); for the entropy if not.
+    """
+
+    def __init__(self, weight: float, *, information: bool) -> None:
+        super().__init__()
+        self.weight, self.information = weight, information
+
+    def price(
+        self, model: GMLVM, parts: Parts, kl_z: Tensor, kl_k: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Both divergences, less the reward."""
+        entropy, information = use(parts.posterior.log_probs)
+        return kl_z + kl_k - self.weight * (information if self.information else entropy)
+
+
+class TowardsWAE(Apart):
+    """The path from the ELBO to the WAE: the KLs give way to the MMD on pairs.
+
+    Args:
+        share: Of the KLs that is taken away, in [0, 1].
+        penalty_weight: Of the MMD, times that share.
+    """
+
+    def __init__(self, share: float, penalty_weight: float) -> None:
+        super().__init__()
+        self.share, self.penalty_weight, self.penalty = share, penalty_weight, MMD()
+
+    def price(
+        self, model: GMLVM, parts: Parts, kl_z: Tensor, kl_k: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """What is left of the KLs, and the divergence."""
+        divergence: Tensor = self.penalty(parts.posterior, parts.z, model.prior, generator)
+        return (1 - self.share) * (kl_z + kl_k) + self.share * self.penalty_weight * divergence
+
+
+class Relaxed(VAE):
+    """One relaxed draw of k by the Gumbel-softmax, in place of the sum over k: the decoder sees a mean of codes.
+
+    Args:
+        temperature: Of the relaxation.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def terms(self, model: GMLVM, batch: Batch, generator: torch.Generator | None) -> VAETerms:
+        """Compute the terms; the divergences are exact."""
+        x = model.pixels(batch.images)
+        posterior = model.posterior_of_pixels(x)
+        log_probs = posterior.log_probs
+        gumbel = -torch.empty_like(log_probs).exponential_(generator=generator).log()
+        weight = ((log_probs + gumbel) / self.temperature).softmax(1)
+        logits = model.decoder_logits((weight.unsqueeze(2) * posterior.sample(generator)).sum(1))
+        error = F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+        reconstruction = error.mean()
+        kl_z = (log_probs.exp() * model.prior.component_kl(posterior.loc, posterior.scale)).sum(1).mean()
+        kl_k = categorical_kl(log_probs, model.prior.logits).mean()
+        zero = error.new_zeros(())
+        return VAETerms(reconstruction + kl_z + kl_k, reconstruction, kl_z, kl_k, zero, zero)
+
+
+def use(log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy of the mean of q_D over images, and what k tells of the image, both in nats and differentiable.
+
+    Args:
+        log_probs: log q_D(k|x), shape (B, K).
+    """
+    mean = log_probs.exp().mean(0).clamp_min(torch.finfo(log_probs.dtype).tiny)
+    entropy = -(mean * mean.log()).sum()
+    return entropy, entropy + (log_probs.exp() * log_probs).sum(1).mean()
