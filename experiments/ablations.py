@@ -1,7 +1,7 @@
 """What of the path to components that mean digits is needed: one part at a time left out or exchanged.
 
-``python -m experiments.ablations --output results/ablations.json`` makes the file that the chapter "Contest and
-ablations" reads.
+``python -m experiments.ablations --output results/ablations.json`` makes the file that the chapter "What carries the
+path" reads.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Who finds the digits without labels, and who draws them: other ways beside the path, by the same rules.
 
-``python -m experiments.contest --output results/contest.json`` makes the file that the chapter "Contest and
-ablations" reads beside that of ``experiments.digits``. Each method sees the images of the training split alone.
+``python -m experiments.contest --output results/contest.json`` makes the file that the chapter "A contest" reads beside
+that of ``experiments.digits``. Each method sees the images of the training split alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Digits of which three are rare: what an even use of the components does to them, and what other rules do.
 
-``python -m experiments.imbalance --output results/imbalance.json`` makes the file that the chapter "Contest and
-ablations" reads.
+``python -m experiments.imbalance --output results/imbalance.json`` makes the file that the chapter "Beyond MNIST"
+reads.
 """
 
 from __future__ import annotations

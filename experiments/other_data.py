@@ -1,8 +1,8 @@
 """The path on other images: clothes, and small digits.
 
-``python -m experiments.other_data --output results/other_data.json`` makes the file that the chapter "Contest and
-ablations" reads. Fashion-MNIST is read from the folder that the environment variable ``FASHION_MNIST`` names, or that
-Debian's package dataset-fashion-mnist lays it in.
+``python -m experiments.other_data --output results/other_data.json`` makes the file that the chapter "Beyond MNIST"
+reads. Fashion-MNIST is read from the folder that the environment variable ``FASHION_MNIST`` names, or that Debian's
+package dataset-fashion-mnist lays it in.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Squared error against how well the codes fill the prior: weights of the penalty, narrower kernels, consistency.
 
-``python -m experiments.tradeoff --output results/tradeoff.json`` makes the file that the chapter "Contest and
-ablations" reads.
+``python -m experiments.tradeoff --output results/tradeoff.json`` makes the file that the chapter "What carries the
+path" reads.
 """
 
 from __future__ import annotations

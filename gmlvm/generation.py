@@ -106,7 +106,7 @@ def judge_samples(
         TypeError: If an argument has the wrong type.
         ValueError: See :func:`evaluate_samples`.
 
-    Source: see :func:`evaluate_samples`.
+    Source: Heusel et al. (2017), equation 6; Binkowski et al. (2018), section 4; chapter "A contest".
     """
     check_type("classifier", classifier, Clusterer)
     check_type("data", data, ImageData)
