@@ -6,6 +6,7 @@ reads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from experiments import measures, runner
 from experiments.other_data import SETTINGS as OTHER_SETTINGS
+from experiments.other_data import fashion, small_digits
 from gmlvm import Clusterer, InformationMaximisation, datasets, embedding, start_discrete_encoder
 from gmlvm.datasets import ImageData, Split
 from gmlvm.networks import deep_discrete_encoder
@@ -89,21 +91,25 @@ def _figures(data: ImageData, model: Clusterer) -> dict[str, Any]:
     }
 
 
-def ten(seed: int) -> dict[str, Any]:
-    """K-means, the teacher, and the start by each rule, with as many components as digits.
+def ten(source: Callable[[], ImageData]) -> runner.Method:
+    """K-means, the teacher, and the start by each rule, with as many components as classes, as a function of the seed.
 
     Args:
-        seed: Seed of everything.
+        source: Gives the data.
     """
-    data, k = imbalanced(), SETTINGS["num_components"]
-    train, test = measures.pixels(data)
-    kmeans = KMeans(k, n_init=SETTINGS["kmeans_starts"], random_state=seed).fit(train)
-    targets = embedding.teacher(data.train.images, k, seed)
-    return {
-        "k-means": measures.grouped(data, kmeans.labels_, kmeans.predict(test), k),
-        "teacher": measures.of_training_split(data, targets.argmax(1).numpy(), k),
-        **{name: _figures(data, started(data, targets, rule, seed)) for name, rule in _rules(targets).items()},
-    }
+
+    def method(seed: int) -> dict[str, Any]:
+        data, k = source(), SETTINGS["num_components"]
+        train, test = measures.pixels(data)
+        kmeans = KMeans(k, n_init=SETTINGS["kmeans_starts"], random_state=seed).fit(train)
+        targets = embedding.teacher(data.train.images, k, seed)
+        return {
+            "k-means": measures.grouped(data, kmeans.labels_, kmeans.predict(test), k),
+            "teacher": measures.of_training_split(data, targets.argmax(1).numpy(), k),
+            **{name: _figures(data, started(data, targets, rule, seed)) for name, rule in _rules(targets).items()},
+        }
+
+    return method
 
 
 def many(seed: int) -> dict[str, Any]:
@@ -121,7 +127,13 @@ def many(seed: int) -> dict[str, Any]:
     return found
 
 
-METHODS: dict[str, runner.Method] = {"ten": ten, "many": many}
+#: What is run for each seed, by name; the last two are data whose classes are of equal size.
+METHODS: dict[str, runner.Method] = {
+    "ten": ten(imbalanced),
+    "many": many,
+    "Fashion-MNIST": ten(fashion),
+    "small digits": ten(small_digits),
+}
 
 if __name__ == "__main__":
     runner.main("experiments.imbalance", SETTINGS, METHODS, range(5))

@@ -306,7 +306,7 @@ def test_rare_digits_are_started_for_by_each_rule(small_path, small_data, monkey
         monkeypatch.setitem(imbalance.SETTINGS, name, value)
     monkeypatch.setattr(imbalance, "imbalanced", lambda: small_data)
     rules = ["even", "teacher's shares", "free"]
-    found = imbalance.ten(0)
+    found = imbalance.ten(lambda: small_data)(0)
     assert list(found) == ["k-means", "teacher", *rules]
     for name in rules:
         counts = np.array(found[name]["counts"])
