@@ -1,5 +1,6 @@
 """The longer runs, on a small data set: they write what a chapter reads."""
 
+import functools
 import itertools
 import sys
 
@@ -25,7 +26,7 @@ from experiments import (
     tradeoff,
     wae_start,
 )
-from gmlvm import GMLVM, WAE, Clusterer, GaussianMixturePrior, embedding, weights
+from gmlvm import GMLVM, WAE, Clusterer, GaussianMixturePrior, embedding, start_discrete_encoder, weights
 from gmlvm.networks import mlp_decoder
 from gmlvm_book.records import read_record
 
@@ -120,6 +121,9 @@ def small_path(small_runs, monkeypatch):
     for settings in (digits.SETTINGS, contest.SETTINGS, ablations.SETTINGS, components.SETTINGS, other_data.SETTINGS):
         for name in set(sizes) & set(settings):
             monkeypatch.setitem(settings, name, sizes[name])
+    brief = functools.partial(start_discrete_encoder, teaching_steps=80)
+    for module in (digits, ablations, imbalance, pretrained):
+        monkeypatch.setattr(module, "start_discrete_encoder", brief)
     last = nn.Linear(30, 4)
     with torch.no_grad():
         last.bias.zero_()
