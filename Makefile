@@ -39,7 +39,7 @@ notebooks: $(VENV)/ready ## run every notebook from scratch and write its output
 	  ../$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900 $$notebook || exit 1; done
 
-results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about six hours on two cores)
+results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about eight hours on two cores)
 	$(BIN)/python -m experiments.collapse --output results/collapse.json
 	$(BIN)/python -m experiments.wae_start --output results/wae_start.json
 	$(BIN)/python -m experiments.seeds --output results/gm_wae_seeds.json
@@ -50,6 +50,9 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.digits --output results/digits.json --methods path
 	$(BIN)/python -m experiments.contest --output results/contest.json
 	$(BIN)/python -m experiments.ablations --output results/ablations.json --methods "no teacher" merged
+	$(BIN)/python -m experiments.ablations --output results/parts.json --methods after without supervised
+	$(BIN)/python -m experiments.other_data --output results/other_data.json
+	$(BIN)/python -m experiments.imbalance --output results/imbalance.json --methods ten
 	$(BIN)/python -m experiments.pretrained --output gmlvm/data/pretrained
 	$(BIN)/python -m benchmarks --json results/benchmarks.json
 	$(BIN)/python -m benchmarks.groups --json results/seconds.json

@@ -59,7 +59,7 @@ def log_likelihood(
 
     Args:
         model: The model.
-        images: (N, C, H, W), as :meth:`GMLVM.posterior` takes them.
+        images: (N, C, H, W), as :meth:`gmlvm.GMLVM.posterior` takes them.
         samples: S, codes of each component, at least 1.
         observation: Log probability of images given the decoder's logits, each (N, C, H, W), to nats (N,).
         tolerance: Components of which q_D(k|x) is below this are left out, in [0, 1): cheaper, and never higher.
@@ -70,7 +70,7 @@ def log_likelihood(
         Nats, float64, shape (N,).
 
     Raises:
-        TypeError: If ``model`` is no :class:`GMLVM`, or the images have another dtype.
+        TypeError: If ``model`` is no :class:`gmlvm.GMLVM`, or the images have another dtype.
         ValueError: If an argument is out of range, or the images have another shape or lie outside [0, 1], or the
             likelihood is not meant for them.
 
