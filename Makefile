@@ -28,10 +28,11 @@ types: $(VENV)/ready ## static types of the library
 	$(BIN)/mypy
 
 unit: $(VENV)/ready ## unit tests and doctests
-	$(BIN)/python -m pytest tests gmlvm gmlvm_book
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 tests gmlvm gmlvm_book
 
 nbval: $(VENV)/ready ## run every notebook and compare with its committed outputs
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=900 book
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile \
+	    --nbval --nbval-current-env --nbval-cell-timeout=900 book
 
 notebooks: $(VENV)/ready ## run every notebook from scratch and write its outputs
 	$(BIN)/ruff format book

@@ -83,7 +83,9 @@ class TestWhatIsBuiltIn:
         check_divergence(MMD(on, estimator=estimator))
         check_divergence(MMD(on, estimator=estimator), uneven())
 
-    @pytest.mark.parametrize("kernel", [Gaussian([1.0]), lambda squared_distance: 1 / (1 + squared_distance)], ids=str)
+    @pytest.mark.parametrize(
+        "kernel", [Gaussian([1.0]), lambda squared_distance: 1 / (1 + squared_distance)], ids=["Gaussian", "own"]
+    )
     def test_the_mmd_with_another_kernel(self, kernel):
         check_divergence(MMD(kernel=kernel))
 
@@ -781,8 +783,13 @@ DECODERS = {
 
 def with_decoder(layer=None):
     shape = (1, 4, 3)
-    encoders = networks.mlp_discrete_encoder(shape, 3, 8), networks.ComponentEncoder(shape, 3, 2, 4)
-    return GMLVM(GaussianMixturePrior.simplex(3, 2), *encoders, OwnDecoder(layer), shape)
+    with torch.random.fork_rng():
+        torch.manual_seed(
+            0
+        )  # of a hundred networks this small about one gives the same for all codes, and hides faults
+        encoders = networks.mlp_discrete_encoder(shape, 3, 8), networks.ComponentEncoder(shape, 3, 2, 4)
+        decoder = OwnDecoder(layer)
+    return GMLVM(GaussianMixturePrior.simplex(3, 2), *encoders, decoder, shape)
 
 
 @pytest.mark.parametrize("layer", [None, nn.BatchNorm1d(12), nn.Dropout(0.5)], ids=["none", "norm", "dropout"])
