@@ -762,3 +762,15 @@ def test_a_bar_shows_the_progress_unless_the_environment_forbids_it(folder, monk
     monkeypatch.setattr(folders, "tqdm", lambda files, **options: bars.append(options) or bar(files, **options))
     datasets.from_folder(folder)
     assert [options["disable"] for options in bars] == [hidden]
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (9, 9, 3)])
+def test_the_total_variance_is_the_error_of_the_best_single_image(shape):
+    images = np.random.default_rng(0).integers(0, 256, (300, *shape), dtype=np.uint8)
+    other = np.zeros_like(images[:7])
+    data = datasets.from_arrays(images, None, other, None)
+    pixels = images.reshape(300, -1) / 255
+    error = ((pixels - pixels.mean(0)) ** 2).sum(1).mean()
+    assert data.total_variance == pytest.approx(error, rel=1e-12)
+    assert isinstance(data.total_variance, float)
+    assert datasets.from_arrays(other, None, images, None).total_variance == 0

@@ -23,9 +23,11 @@ from experiments import (
     pretrained,
     runner,
     seeds,
+    shapes,
     tradeoff,
     wae_start,
 )
+from experiments import weights as penalty_weights
 from gmlvm import GMLVM, WAE, Clusterer, GaussianMixturePrior, embedding, start_discrete_encoder, weights
 from gmlvm.networks import mlp_decoder
 from gmlvm_book.records import read_record
@@ -372,3 +374,46 @@ def test_what_is_shipped_is_measured_as_it_is_shipped_and_written_when_all_of_it
     trained = seeds.train(0)[0].state_dict()
     torch.testing.assert_close(states[2][layer], trained[layer], rtol=1e-3, atol=1e-6)
     assert not torch.equal(states[2][layer], trained[layer])
+
+
+# A weight that travels.
+
+
+def test_shapes_are_what_their_label_says_in_the_shares_asked_for():
+    data = shapes.coloured_shapes(300, 200, shares=(0.6, 0.1, 0.1, 0.1, 0.1))
+    assert data.image_shape == (3, 16, 16)
+    assert data.class_names == shapes.KINDS
+    shares = np.bincount(data.train.labels.numpy()) / 300
+    np.testing.assert_allclose(shares, (0.6, 0.1, 0.1, 0.1, 0.1), atol=0.06)
+    # What is lighter than the ground: a ring has a hole, a disc has most of its square, and so on.
+    lit = data.train.images.float().amax(1) > 80
+    row, column = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    centre = torch.stack([(lit * axis).sum((1, 2)) / lit.sum((1, 2)) for axis in (row, column)], 1).round().long()
+    hole = ~lit[torch.arange(300), centre[:, 0], centre[:, 1]]
+    labels = data.train.labels
+    assert hole[labels == shapes.KINDS.index("ring")].all()
+    assert not hole[labels != shapes.KINDS.index("ring")].any()
+    boxes = torch.stack([lit.any(1).sum(1), lit.any(2).sum(1)], 1).prod(1)
+    full = lit.sum((1, 2)) / boxes
+    assert (full[labels == shapes.KINDS.index("square")] == 1).all()
+    assert full[labels == shapes.KINDS.index("triangle")].mean() < full[labels == shapes.KINDS.index("disc")].mean()
+    assert torch.equal(data.train.images, shapes.coloured_shapes(300, 10, (0.6, 0.1, 0.1, 0.1, 0.1)).train.images)
+
+
+def test_a_weight_is_taken_in_units_of_the_total_variance(small_data, monkeypatch):
+    monkeypatch.setitem(penalty_weights.SETTINGS, "steps", 3)
+    monkeypatch.setitem(penalty_weights.SETTINGS, "relative_weights", [0.5, 4.0])
+    seen = []
+    monkeypatch.setattr(penalty_weights, "WAE", lambda weight: (seen.append(weight), WAE(weight))[1])
+    found = penalty_weights.weighed(lambda: small_data)(0)
+    assert found["total_variance"] == small_data.total_variance
+    assert seen == [0.5 * small_data.total_variance, 4 * small_data.total_variance]
+    assert [run["relative_weight"] for run in found["trainings"]] == [0.5, 4.0]
+    assert found["trainings"][0]["reconstruction_error"] != found["trainings"][1]["reconstruction_error"]
+
+
+def test_what_is_faint_has_the_square_of_its_contrast_for_its_variance(small_data):
+    pale = penalty_weights.faint(small_data)
+    assert pale.total_variance == pytest.approx(0.2**2 * small_data.total_variance, rel=0.02)
+    assert torch.equal(pale.test.labels, small_data.test.labels)
+    assert abs(pale.train.images.float().mean() - 127.5) < 0.2 * 127.5

@@ -46,6 +46,19 @@ class ImageData:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    @property
+    def total_variance(self) -> float:
+        """What a penalty weight is measured by: the squared error, summed over pixels, of the best single image.
+
+        The variance of each pixel over the training images, summed; pixels lie in [0, 1]. A model's squared error is a
+        share of it, whatever the size and contrast of the images, so that ``WAE(2 * data.total_variance)`` asks for the
+        same balance everywhere.
+        """
+        pixels = self.train.images.flatten(1)
+        # Some pixels of all images at a time: in float64 the whole would be eight times as large.
+        parts = (part.double().var(0, correction=0).sum() for part in pixels.split(64, dim=1))
+        return float(sum(parts)) / 255**2
+
     def __repr__(self) -> str:
         """Name and sizes instead of the tensors."""
         sizes = f"{len(self.train)} training and {len(self.test)} test images, {self.image_shape}"
