@@ -69,7 +69,7 @@ class InformationMaximisation(Objective):
 
     Raises:
         TypeError: If ``smoothness`` has the wrong type, or ``shares`` is not a tensor.
-        ValueError: If a weight is negative or not finite, or the shares are none.
+        ValueError: If a weight is negative or not finite, or ``shares`` are not positive or do not sum to one.
 
     Source: Hu et al. (2017), equation 10; chapter "Components that mean digits".
     """

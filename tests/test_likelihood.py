@@ -140,6 +140,8 @@ def test_batches_and_the_seed(images):
     np.testing.assert_allclose(parts, whole, atol=0.2)
     assert whole.dtype == np.float64
     assert whole.shape == (3,)
+    with pytest.raises(ValueError, match=r"images must have shape \(N, C, H, W\), N at least 1, got \(0, 1, 2, 2\)"):
+        log_likelihood(model, images[:0])
     assert log_likelihood(model, (255 * images).byte(), 10).tolist() == log_likelihood(model, images, 10).tolist()
 
 
