@@ -54,6 +54,7 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.ablations --output results/parts.json --methods after without supervised
 	$(BIN)/python -m experiments.other_data --output results/other_data.json
 	$(BIN)/python -m experiments.imbalance --output results/imbalance.json --methods ten
+	$(BIN)/python -m experiments.causes --output results/causes.json
 	$(BIN)/python -m experiments.pretrained --output gmlvm/data/pretrained
 	$(BIN)/python -m benchmarks --json results/benchmarks.json
 	$(BIN)/python -m benchmarks.groups --json results/seconds.json
