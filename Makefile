@@ -8,6 +8,9 @@ BOOK_SOURCES := _config.yml _toc.yml $(wildcard book/*) $(wildcard gmlvm/*.py gm
 
 # What is published was made without progress bars: their timings would differ at every run.
 unit nbval notebooks: export TQDM_DISABLE := 1
+# A test, or a notebook, for each core: faster than all cores for one.
+unit nbval: export OMP_NUM_THREADS := 1
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4
 
 .PHONY: help book test lint types unit nbval notebooks results bench clean
 .DELETE_ON_ERROR:
@@ -28,11 +31,10 @@ types: $(VENV)/ready ## static types of the library
 	$(BIN)/mypy
 
 unit: $(VENV)/ready ## unit tests and doctests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 tests gmlvm gmlvm_book
+	$(PYTEST) tests gmlvm gmlvm_book
 
 nbval: $(VENV)/ready ## run every notebook and compare with its committed outputs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile \
-	    --nbval --nbval-current-env --nbval-cell-timeout=900 book
+	$(PYTEST) --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=900 book
 
 notebooks: $(VENV)/ready ## run every notebook from scratch and write its outputs
 	$(BIN)/ruff format book

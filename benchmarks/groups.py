@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from experiments import ablations, contest, measures
+from experiments import ablations, contest, digits, measures
 from gmlvm import Clusterer, Distillation, InformationMaximisation, Objective, Run, datasets, embedding
 from gmlvm_book.records import write_record
 
@@ -41,12 +41,12 @@ def seconds_to_mark(seed: int = 0) -> dict[str, dict[str, Any]]:
         "PCA + mixture": contest.principal_components(seed),
         "UMAP + mixture": contest.neighbours(seed),
         "start of q_D, no teacher": _trained(
-            ablations.new_encoder(settings["num_components"], seed),
+            digits.new_encoder(datasets.mnist(), settings["num_components"], seed),
             [(InformationMaximisation(), settings["refining_steps"])],
             seed,
         ),
         "start of q_D": _trained(
-            ablations.new_encoder(settings["num_components"], seed),
+            digits.new_encoder(datasets.mnist(), settings["num_components"], seed),
             [
                 (Distillation(targets), settings["teaching_steps"]),
                 (InformationMaximisation(), settings["refining_steps"]),

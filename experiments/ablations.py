@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments import digits, measures, runner
+from experiments import digits, measures, runner, seeds
 from experiments.contest import CODES_WEIGHT
 from gmlvm import (
     GMLVM,
@@ -34,7 +34,6 @@ from gmlvm import (
     start_discrete_encoder,
 )
 from gmlvm.history import History
-from gmlvm.networks import deep_discrete_encoder
 
 #: The path's, the components that are merged, and the last steps that tell how well an objective was met.
 SETTINGS: dict[str, Any] = {
@@ -106,25 +105,12 @@ def after(seed: int) -> dict[str, Any]:
     for name, how in AFTER.items():
         model = deepcopy(start)
         model.discrete_encoder.requires_grad_(not how.frozen)
-        history = digits.train_whole(model, deepcopy(how.objective), datasets.mnist(), SETTINGS["steps"], seed)
+        history = seeds.train_whole(model, deepcopy(how.objective), datasets.mnist(), SETTINGS["steps"], seed)
         found[name] = {"seconds": round(history.seconds, 1), **measures.with_fitted_prior(model)}
     return found
 
 
 # The start itself
-
-
-def new_encoder(num_components: int, seed: int) -> Clusterer:
-    """The path's discrete encoder by itself, untrained.
-
-    Args:
-        num_components: Number of components K.
-        seed: Seed of its weights.
-    """
-    shape = datasets.mnist().image_shape
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Clusterer(deep_discrete_encoder(shape, num_components), shape)
 
 
 def train_encoder(
@@ -167,7 +153,7 @@ def no_teacher(seed: int) -> dict[str, Any]:
     Args:
         seed: Seed of everything.
     """
-    model = new_encoder(SETTINGS["num_components"], seed)
+    model = digits.new_encoder(datasets.mnist(), SETTINGS["num_components"], seed)
     history = train_encoder(model, InformationMaximisation(), SETTINGS["refining_steps"], seed)
     return {
         "seconds": round(history.seconds, 1),
@@ -183,7 +169,7 @@ def merged(seed: int) -> dict[str, Any]:
         seed: Seed of everything.
     """
     many, groups = SETTINGS["many_components"], SETTINGS["num_components"]
-    model, begun = new_encoder(many, seed), time.perf_counter()
+    model, begun = digits.new_encoder(datasets.mnist(), many, seed), time.perf_counter()
     history = train_encoder(model, InformationMaximisation(), SETTINGS["refining_steps"], seed)
     figures = measures.merged(datasets.mnist(), model, groups, seed)
     return {
@@ -209,7 +195,7 @@ def without(seed: int) -> dict[str, Any]:
         ("no even use", Distillation(targets), InformationMaximisation(balance=0.0)),
         ("no refinement", Distillation(targets), None),
     ):
-        model = new_encoder(SETTINGS["num_components"], seed)
+        model = digits.new_encoder(datasets.mnist(), SETTINGS["num_components"], seed)
         # What is not refined is taught as long instead.
         steps = SETTINGS["teaching_steps"] + (0 if refining else SETTINGS["refining_steps"])
         history = train_encoder(model, teaching, steps, seed)
@@ -230,7 +216,7 @@ def supervised(seed: int) -> dict[str, Any]:
     targets = torch.nn.functional.one_hot(data.train.labels, SETTINGS["num_components"]).float()
     steps, found = SETTINGS["teaching_steps"] + SETTINGS["refining_steps"], {}
     for name, smoothness in (("smooth", Smoothness()), ("no smoothness", Smoothness(share=_NO_SMOOTHNESS))):
-        model = new_encoder(SETTINGS["num_components"], seed)
+        model = digits.new_encoder(datasets.mnist(), SETTINGS["num_components"], seed)
         train_encoder(model, Distillation(targets, smoothness), steps, seed)
         found[name] = {"accuracy": measures.accuracy(datasets.mnist(), model)}
     return found

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments import runner
+from experiments import digits, runner
 from experiments.elbo import PULLS, Cut, use
 from gmlvm import GMLVM, MMD, WAE, Objective, Run, datasets, evaluate, fit, pretrained
 from gmlvm.batches import Batch
 from gmlvm.enumeration import Dense
-from gmlvm.networks import deep_discrete_encoder
 
 #: What all runs share, the steps at which they are looked at, and the images that are looked at.
 SETTINGS: dict[str, Any] = {
@@ -71,10 +70,8 @@ def new_model(seed: int, weight_std: float | None, trained: bool) -> GMLVM:
     if not trained:
         return GMLVM.for_images(data.image_shape, k, SETTINGS["latent_dim"], seed=seed, weight_std=weight_std)
     model = pretrained("gm-vae-digits").requires_grad_(True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = deep_discrete_encoder(data.image_shape, k)
-    return GMLVM(model.prior, fresh, model.continuous_encoder, model.decoder, model.image_shape)
+    fresh = digits.new_encoder(data, k, seed)
+    return GMLVM(model.prior, fresh.discrete_encoder, model.continuous_encoder, model.decoder, model.image_shape)
 
 
 def drifts(model: GMLVM, objective: Objective, images: Tensor, seed: int) -> dict[str, list[float]]:
@@ -90,8 +87,12 @@ def drifts(model: GMLVM, objective: Objective, images: Tensor, seed: int) -> dic
         For each term that q_D takes part in, the slope of the entropy of the mean q_D, and of I(x; k), in nats for each
         unit of step.
     """
-    weights = {name: getattr(objective, f"{name}_weight", 1.0) for name in ("reconstruction", "kl_z", "kl_k")}
-    weights["divergence"] = getattr(objective, "penalty_weight", 1.0)
+    weights = {
+        "reconstruction": getattr(objective, "reconstruction_weight", 1.0),
+        "kl_z": 1.0,
+        "kl_k": 1.0,
+        "divergence": getattr(objective, "penalty_weight", 1.0),
+    }
     parameters = [p for p in model.discrete_encoder.parameters() if p.requires_grad]
     generator = torch.Generator(model.device).manual_seed(seed)
     terms = objective(model, Batch(images), generator)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from experiments import runner
-from gmlvm import GMLVM, MMD, VAE, WAE, Objective, Run, datasets, evaluate, fit, metrics
+from experiments import paper, runner
+from gmlvm import GMLVM, VAE, Objective, Run, datasets, evaluate, fit, metrics
 from gmlvm.enumeration import Resampled, Truncated
 
 #: What all runs share: the paper's learning rate and batch.
 SETTINGS: dict[str, Any] = {"num_components": 10, "latent_dim": 9, "batch_size": 128, "learning_rate": 8e-4}
 #: The paper's penalty: on z alone, with its weights, and its kernels in units of the prior.
-PAPER_WAE = WAE(10.0, MMD("codes", bandwidths=(0.8, 1.6, 4.0, 8.0, 16.0, 40.0, 80.0)), reconstruction_weight=0.05)
+PAPER_WAE = paper.wae()
 #: The paper's start of all weights, at N(0, 0.01 squared); None is PyTorch's own.
 SMALL = 0.01
 #: Steps at which the use of the components is measured.

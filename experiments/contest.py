@@ -17,7 +17,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
-from experiments import digits, measures, runner
+from experiments import digits, measures, runner, seeds
 from gmlvm import GMLVM, MMD, VAE, WAE, Objective, datasets, embedding, evaluate
 from gmlvm.enumeration import Resampled
 from gmlvm.generation import judge_samples
@@ -86,7 +86,7 @@ def _one_gaussian(objective: Objective, steps: int, seed: int) -> tuple[GMLVM, f
     model = GMLVM.for_images(
         data.image_shape, 1, SETTINGS["latent_dim"], seed=seed, component_hidden_dim=SETTINGS["hidden_dim"]
     )
-    history = digits.train_whole(model, objective, data, steps, seed)
+    history = seeds.train_whole(model, objective, data, steps, seed)
     return model, history.seconds
 
 
@@ -146,7 +146,7 @@ def components(objective: Objective) -> runner.Method:
     def method(seed: int) -> dict[str, Any]:
         data = datasets.mnist()
         model = GMLVM.for_images(data.image_shape, SETTINGS["num_components"], SETTINGS["latent_dim"], seed=seed)
-        history = digits.train_whole(model, objective, data, SETTINGS["steps"], seed)
+        history = seeds.train_whole(model, objective, data, SETTINGS["steps"], seed)
         return {"seconds": round(history.seconds, 1), **measures.with_fitted_prior(model)}
 
     return method

@@ -9,13 +9,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from experiments import measures, runner
 from experiments.seeds import SETTINGS as WAE_SETTINGS
-from experiments.seeds import train
-from gmlvm import GMLVM, WAE, GaussianMixturePrior, History, Objective, cosine, datasets, fit, start_discrete_encoder
+from experiments.seeds import train, train_whole
+from gmlvm import GMLVM, WAE, Clusterer, GaussianMixturePrior, datasets, start_discrete_encoder
 from gmlvm.datasets import ImageData
+from gmlvm.networks import deep_discrete_encoder
 
 #: What the path does: a start for q_D, which then stays as it is; the GM-WAE; a Gaussian for each component's codes.
 SETTINGS: dict[str, Any] = {
@@ -38,17 +40,17 @@ def new_model(data: ImageData, seed: int, num_components: int | None = None) -> 
     return GMLVM.for_images(data.image_shape, k, d, seed=seed, prior=prior, networks=SETTINGS["networks"])
 
 
-def train_whole(model: GMLVM, objective: Objective, data: ImageData, steps: int, seed: int) -> History:
-    """Train all of a model that is not frozen, with the falling rate of the chapters.
+def new_encoder(data: ImageData, num_components: int, seed: int) -> Clusterer:
+    """The path's discrete encoder by itself, untrained.
 
     Args:
-        model: The model.
-        objective: What is minimised.
-        data: Of which the training split is used.
-        steps: How many.
-        seed: Seed of batches and samples.
+        data: Whose images it is for.
+        num_components: Number of components K.
+        seed: Seed of its weights.
     """
-    return fit(model, objective, data, steps=steps, schedule=cosine, seed=seed, progress=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Clusterer(deep_discrete_encoder(data.image_shape, num_components), data.image_shape)
 
 
 def follow(

@@ -51,17 +51,18 @@ class Apart(VAE):
 
     def terms(self, model: GMLVM, batch: Batch, generator: torch.Generator | None) -> VAETerms:
         """Compute the terms; see :class:`gmlvm.VAE`."""
-        x = model.pixels(batch.images)
-        posterior = model.posterior_of_pixels(x)
-        chosen = self.enumeration.select(posterior.log_probs, generator)
-        z = posterior.sample(generator)
-        logits = model.decoder_logits(z[chosen.image, chosen.component])
-        error = F.binary_cross_entropy_with_logits(logits, x[chosen.image], reduction="none").flatten(1).sum(1)
-        parts = Parts(posterior, z, chosen, error, model.prior.component_kl(posterior.loc, posterior.scale))
+        parts = self.parts(model, model.pixels(batch.images), generator)
         reconstruction, kl_z, kl_k = self.reconstruction(parts), self.kl_z(parts), self.kl_k(model, parts)
         loss = reconstruction + self.price(model, parts, kl_z, kl_k, generator)
         zero = loss.new_zeros(())
         return VAETerms(loss, reconstruction, kl_z, kl_k, zero, zero)
+
+    def parts(self, model: GMLVM, x: Tensor, generator: torch.Generator | None) -> Parts:
+        """Encode images, choose terms of the sum over k, and decode a code for each."""
+        posterior = model.posterior_of_pixels(x)
+        chosen = self.enumeration.select(posterior.log_probs, generator)
+        z = posterior.sample(generator)
+        return _decoded(model, x, posterior, z, z[chosen.image, chosen.component], chosen)
 
     def reconstruction(self, parts: Parts) -> Tensor:
         """Expected negative log-likelihood, nats."""
@@ -203,7 +204,7 @@ class TowardsWAE(Apart):
         return (1 - self.share) * (kl_z + kl_k) + self.share * self.penalty_weight * divergence
 
 
-class Relaxed(VAE):
+class Relaxed(Apart):
     """One relaxed draw of k by the Gumbel-softmax, in place of the sum over k: the decoder sees a mean of codes.
 
     Args:
@@ -214,20 +215,22 @@ class Relaxed(VAE):
         super().__init__()
         self.temperature = temperature
 
-    def terms(self, model: GMLVM, batch: Batch, generator: torch.Generator | None) -> VAETerms:
-        """Compute the terms; the divergences are exact."""
-        x = model.pixels(batch.images)
+    def parts(self, model: GMLVM, x: Tensor, generator: torch.Generator | None) -> Parts:
+        """One code for each image, of whatever component is the most probable."""
         posterior = model.posterior_of_pixels(x)
-        log_probs = posterior.log_probs
-        gumbel = -torch.empty_like(log_probs).exponential_(generator=generator).log()
-        weight = ((log_probs + gumbel) / self.temperature).softmax(1)
-        logits = model.decoder_logits((weight.unsqueeze(2) * posterior.sample(generator)).sum(1))
-        error = F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
-        reconstruction = error.mean()
-        kl_z = (log_probs.exp() * model.prior.component_kl(posterior.loc, posterior.scale)).sum(1).mean()
-        kl_k = categorical_kl(log_probs, model.prior.logits).mean()
-        zero = error.new_zeros(())
-        return VAETerms(reconstruction + kl_z + kl_k, reconstruction, kl_z, kl_k, zero, zero)
+        gumbel = -torch.empty_like(posterior.logits).exponential_(generator=generator).log()
+        weight = ((posterior.log_probs + gumbel) / self.temperature).softmax(1)
+        z = posterior.sample(generator)
+        image = torch.arange(len(x), device=x.device)
+        one = Selection(image, posterior.logits.argmax(1), torch.ones_like(weight[:, 0]))
+        return _decoded(model, x, posterior, z, (weight.unsqueeze(2) * z).sum(1), one)
+
+
+def _decoded(model: GMLVM, x: Tensor, posterior: Posterior, z: Tensor, codes: Tensor, chosen: Selection) -> Parts:
+    """The parts that follow from the codes, (N, D), of the terms chosen."""
+    logits = model.decoder_logits(codes)
+    error = F.binary_cross_entropy_with_logits(logits, x[chosen.image], reduction="none").flatten(1).sum(1)
+    return Parts(posterior, z, chosen, error, model.prior.component_kl(posterior.loc, posterior.scale))
 
 
 def use(log_probs: Tensor) -> tuple[Tensor, Tensor]:

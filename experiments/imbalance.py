@@ -11,20 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
-from experiments import measures, runner
-from experiments.other_data import SETTINGS as OTHER_SETTINGS
-from experiments.other_data import fashion, small_digits
+from experiments import digits, measures, other_data, runner
 from gmlvm import Clusterer, InformationMaximisation, datasets, embedding, start_discrete_encoder
 from gmlvm.datasets import ImageData, Split
-from gmlvm.networks import deep_discrete_encoder
 
 #: The path's, what is rare, and how many components are merged to how many groups.
 SETTINGS: dict[str, Any] = {
-    **OTHER_SETTINGS,
+    **other_data.SETTINGS,
     "rare": [0, 4, 8],
     "rare_share": 0.1,
     "many_components": 30,
@@ -55,9 +51,7 @@ def started(data: ImageData, targets: Tensor, refining: InformationMaximisation,
         refining: What follows the teacher.
         seed: Seed of everything.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Clusterer(deep_discrete_encoder(data.image_shape, targets.shape[1]), data.image_shape)
+    model = digits.new_encoder(data, targets.shape[1], seed)
     start_discrete_encoder(
         model,
         data,
@@ -99,13 +93,10 @@ def ten(source: Callable[[], ImageData]) -> runner.Method:
     """
 
     def method(seed: int) -> dict[str, Any]:
-        data, k = source(), SETTINGS["num_components"]
-        train, test = measures.pixels(data)
-        kmeans = KMeans(k, n_init=SETTINGS["kmeans_starts"], random_state=seed).fit(train)
-        targets = embedding.teacher(data.train.images, k, seed)
+        data = source()
+        figures, targets = other_data.yardsticks(data, SETTINGS["num_components"], seed)
         return {
-            "k-means": measures.grouped(data, kmeans.labels_, kmeans.predict(test), k),
-            "teacher": measures.of_training_split(data, targets.argmax(1).numpy(), k),
+            **figures,
             **{name: _figures(data, started(data, targets, rule, seed)) for name, rule in _rules(targets).items()},
         }
 
@@ -131,8 +122,8 @@ def many(seed: int) -> dict[str, Any]:
 METHODS: dict[str, runner.Method] = {
     "ten": ten(imbalanced),
     "many": many,
-    "Fashion-MNIST": ten(fashion),
-    "small digits": ten(small_digits),
+    "Fashion-MNIST": ten(other_data.fashion),
+    "small digits": ten(other_data.small_digits),
 }
 
 if __name__ == "__main__":

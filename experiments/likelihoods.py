@@ -7,18 +7,15 @@ same in both, binarised once; the fixed binarisation that papers share is anothe
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from experiments import runner
-from gmlvm import GMLVM, VAE, WAE, Objective, cosine, datasets, evaluate, fit
-from gmlvm import pretrained as shipped
+from experiments import runner, seeds
+from gmlvm import GMLVM, VAE, WAE, datasets, evaluate, pretrained
 from gmlvm.batches import Batch
 from gmlvm.datasets import ImageData, Split
 from gmlvm.enumeration import Resampled
@@ -63,12 +60,6 @@ def binarised(data: ImageData) -> ImageData:
     return ImageData(f"binarised {data.name}", drawn(data.train, 0), drawn(data.test, 1), data.class_names)
 
 
-def _train(model: GMLVM, objective: Objective, data: ImageData, steps: int, seed: int) -> Tensor:
-    """The objective's loss over the last steps, after a training with the falling rate of the chapters."""
-    history = fit(model, objective, data, steps=steps, schedule=cosine, seed=seed, progress=False)
-    return torch.as_tensor(history["loss"][-steps // 10 :]).mean()
-
-
 def run(kind: str, latent_dim: int, binarisation: str) -> runner.Method:
     """One model, as a function of the seed.
 
@@ -85,18 +76,19 @@ def run(kind: str, latent_dim: int, binarisation: str) -> runner.Method:
         model = GMLVM.for_images(grey.image_shape, k, latent_dim, seed=seed)
         if kind.endswith("start of q_D"):
             # It stays as it is: what it calls a digit it has learned from grey images, without labels.
-            model.discrete_encoder = deepcopy(shipped("gm-wae-digits").discrete_encoder).requires_grad_(False)
+            model.discrete_encoder = pretrained("gm-wae-digits").discrete_encoder.requires_grad_(False)
         if kind.endswith("after the WAE"):
-            _train(model, WAE(SETTINGS["penalty_weight"]), static, SETTINGS["wae_steps"], seed)
+            seeds.train_whole(model, WAE(SETTINGS["penalty_weight"]), static, SETTINGS["wae_steps"], seed)
         dynamic = binarisation == "dynamic"
         objective = (Binarised if dynamic else VAE)(enumeration=Resampled())
-        loss = _train(model, objective, grey if dynamic else static, SETTINGS["steps"], seed)
+        steps = SETTINGS["steps"]
+        history = seeds.train_whole(model, objective, grey if dynamic else static, steps, seed)
         images = static.test.images[: SETTINGS["test_images"]]
         found = log_likelihood(model, images, SETTINGS["samples"], tolerance=SETTINGS["tolerance"], seed=seed)
         few = log_likelihood(model, images, SETTINGS["samples"] // 10, tolerance=SETTINGS["tolerance"], seed=seed)
         report = evaluate(model, static)
         return {
-            "training_elbo": -round(float(loss), 3),
+            "training_elbo": -round(float(np.mean(history["loss"][-steps // 10 :])), 3),
             "log_likelihood": float(np.mean(found)),
             "with_a_tenth_of_the_samples": float(np.mean(few)),
             "standard_error": float(np.std(found, ddof=1) / len(found) ** 0.5),

@@ -15,6 +15,7 @@ from typing import Any
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from torch import Tensor
 
 from experiments import digits, measures, runner
 from gmlvm import datasets, embedding, evaluate
@@ -40,6 +41,23 @@ def small_digits() -> ImageData:
     return datasets.from_arrays(train_images, train_labels, test_images, test_labels, name="scikit-learn's digits")
 
 
+def yardsticks(data: ImageData, num_groups: int, seed: int) -> tuple[dict[str, Any], Tensor]:
+    """How k-means and the teacher group, and what the teacher says of the training images.
+
+    Args:
+        data: The images.
+        num_groups: Number of groups.
+        seed: Seed of both.
+    """
+    train, test = measures.pixels(data)
+    kmeans = KMeans(num_groups, n_init=SETTINGS["kmeans_starts"], random_state=seed).fit(train)
+    targets = embedding.teacher(data.train.images, num_groups, seed)
+    return {
+        "k-means": measures.grouped(data, kmeans.labels_, kmeans.predict(test), num_groups),
+        "teacher": measures.of_training_split(data, targets.argmax(1).numpy(), num_groups),
+    }, targets
+
+
 def compared(source: Callable[[], ImageData]) -> runner.Method:
     """K-means, the teacher and the path on one data set, as a function of the seed.
 
@@ -49,16 +67,9 @@ def compared(source: Callable[[], ImageData]) -> runner.Method:
 
     def method(seed: int) -> dict[str, Any]:
         data = source()
-        groups, pixels = SETTINGS["num_components"], measures.pixels(data)
-        kmeans = KMeans(groups, n_init=SETTINGS["kmeans_starts"], random_state=seed).fit(pixels[0])
-        targets = embedding.teacher(data.train.images, groups, seed)
+        figures, targets = yardsticks(data, SETTINGS["num_components"], seed)
         model, seconds = digits.follow(data, seed, targets=targets)
-        return {
-            "k-means": measures.grouped(data, kmeans.labels_, kmeans.predict(pixels[1]), groups),
-            "teacher": measures.of_training_split(data, targets.argmax(1).numpy(), groups),
-            "seconds": seconds,
-            "path": asdict(evaluate(model, data)),
-        }
+        return {**figures, "seconds": seconds, "path": asdict(evaluate(model, data))}
 
     return method
 

@@ -11,7 +11,8 @@ from typing import Any
 from sklearn.cluster import KMeans
 
 from experiments import measures, runner
-from gmlvm import GMLVM, MMD, WAE, History, cosine, datasets, evaluate, fit
+from gmlvm import GMLVM, MMD, WAE, History, Objective, cosine, datasets, evaluate, fit
+from gmlvm.datasets import ImageData
 from gmlvm.vat import Smoothness
 
 #: What the chapter trains with; the weight is that of its variant with the smoothness term.
@@ -22,6 +23,20 @@ SETTINGS: dict[str, Any] = {
     "smoothness_weight": 1.0,
     "steps": 3000,
 }
+
+
+def train_whole(model: GMLVM, objective: Objective, data: ImageData, steps: int, seed: int, **options: Any) -> History:
+    """Train all of a model that is not frozen, with the falling rate of the chapters.
+
+    Args:
+        model: The model.
+        objective: What is minimised.
+        data: Of which the training split is used.
+        steps: How many.
+        seed: Seed of batches and samples.
+        **options: More of :func:`gmlvm.fit`'s.
+    """
+    return fit(model, objective, data, steps=steps, schedule=cosine, seed=seed, progress=False, **options)
 
 
 def train(seed: int, matched_start: bool = False, precision: str = "32-true", **options: Any) -> tuple[GMLVM, History]:
@@ -35,18 +50,10 @@ def train(seed: int, matched_start: bool = False, precision: str = "32-true", **
     """
     data = datasets.mnist()
     model = GMLVM.for_images(data.image_shape, SETTINGS["num_components"], SETTINGS["latent_dim"], seed=seed)
-    history = fit(
-        model,
-        WAE(penalty_weight=SETTINGS["penalty_weight"], **options),
-        data,
-        steps=SETTINGS["steps"],
-        schedule=cosine,
-        matched_start=matched_start,
-        precision=precision,
-        seed=seed,
-        progress=False,
+    objective = WAE(penalty_weight=SETTINGS["penalty_weight"], **options)
+    return model, train_whole(
+        model, objective, data, SETTINGS["steps"], seed, matched_start=matched_start, precision=precision
     )
-    return model, history
 
 
 def gm_wae(seed: int, **changes: Any) -> dict[str, Any]:

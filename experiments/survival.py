@@ -7,16 +7,14 @@ latent survives" reads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import asdict
 from itertools import product
 from typing import Any
 
 import torch
 
-from experiments import runner
-from gmlvm import GMLVM, MMD, VAE, WAE, GaussianMixturePrior, Objective, cosine, datasets, evaluate, fit, networks
-from gmlvm import pretrained as shipped
+from experiments import runner, seeds
+from gmlvm import GMLVM, MMD, VAE, WAE, GaussianMixturePrior, Objective, datasets, evaluate, networks, pretrained
 from gmlvm.enumeration import Resampled
 
 #: What all runs share, and the axes of the map.
@@ -67,7 +65,7 @@ def new_model(start: str, hidden_dim: int, decoder: str, seed: int) -> GMLVM:
                 networks.start_weights(network, SETTINGS["weight_std"])
     model = GMLVM(prior, *built, shape)
     if start == "of q_D":
-        model.discrete_encoder = deepcopy(shipped("gm-wae-digits").discrete_encoder).requires_grad_(True)
+        model.discrete_encoder = pretrained("gm-wae-digits").discrete_encoder.requires_grad_(True)
     return model
 
 
@@ -83,16 +81,8 @@ def cell(objective: str, start: str, hidden_dim: int, decoder: str) -> runner.Me
 
     def method(seed: int) -> dict[str, Any]:
         model, data = new_model(start, hidden_dim, decoder, seed), datasets.mnist()
-        history = fit(
-            model,
-            _objective(objective),
-            data,
-            steps=SETTINGS["steps"],
-            schedule=cosine,
-            matched_start=start == "near zero",
-            seed=seed,
-            progress=False,
-        )
+        matched = start == "near zero"
+        history = seeds.train_whole(model, _objective(objective), data, SETTINGS["steps"], seed, matched_start=matched)
         return {"seconds": round(history.seconds, 1), "report": asdict(evaluate(model, data))}
 
     return method

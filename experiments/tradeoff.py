@@ -10,7 +10,7 @@ from copy import deepcopy
 from itertools import product
 from typing import Any
 
-from experiments import ablations, digits, measures, runner
+from experiments import ablations, digits, measures, runner, seeds
 from gmlvm import MMD, WAE, datasets
 from gmlvm.kernels import DEFAULT_BANDWIDTHS
 
@@ -38,7 +38,7 @@ def grid(seed: int) -> dict[str, Any]:
         model, data = deepcopy(start), datasets.mnist()
         divergence = MMD(bandwidths=tuple(SETTINGS["kernels"][kernels]))
         objective = WAE(penalty, divergence, consistency_weight=consistency)
-        history = digits.train_whole(model, objective, data, SETTINGS["steps"], seed)
+        history = seeds.train_whole(model, objective, data, SETTINGS["steps"], seed)
         setting = {"kernels": kernels, "penalty_weight": penalty, "consistency_weight": consistency}
         mixing = measures.mixing(data, model, seed)
         seconds = round(history.seconds, 1)

@@ -7,15 +7,14 @@ latent survives" reads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
 
-from experiments import runner
+from experiments import runner, seeds
 from experiments.elbo import Encouraged, FreeBits, Relaxed, Scheduled, TowardsWAE
-from gmlvm import GMLVM, VAE, WAE, GaussianMixturePrior, Objective, cosine, datasets, evaluate, fit, pretrained
+from gmlvm import GMLVM, VAE, WAE, GaussianMixturePrior, Objective, datasets, evaluate, pretrained
 from gmlvm.enumeration import Resampled
 
 #: What all runs share, and each knob's setting: half of the training for what rises, half of log 10 for what is free.
@@ -59,7 +58,7 @@ def _normalise_logits(model: GMLVM) -> None:
 
 def _start(model: GMLVM) -> None:
     """The q_D of the model that the library ships, which the rest of the model has never met."""
-    model.discrete_encoder = deepcopy(pretrained("gm-vae-digits").discrete_encoder).requires_grad_(True)
+    model.discrete_encoder = pretrained("gm-vae-digits").discrete_encoder.requires_grad_(True)
 
 
 def _elbo() -> Objective:
@@ -98,16 +97,8 @@ def run(way: Way, matched_start: bool) -> runner.Method:
         data, prior = datasets.mnist(), way.prior()
         model = GMLVM.for_images(data.image_shape, prior.num_components, prior.latent_dim, seed=seed, prior=prior)
         way.prepare(model)
-        history = fit(
-            model,
-            way.objective(),
-            data,
-            steps=SETTINGS["steps"],
-            schedule=cosine,
-            matched_start=matched_start,
-            seed=seed,
-            progress=False,
-        )
+        objective, steps = way.objective(), SETTINGS["steps"]
+        history = seeds.train_whole(model, objective, data, steps, seed, matched_start=matched_start)
         return {"seconds": round(history.seconds, 1), "report": asdict(evaluate(model, data))}
 
     return method

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from experiments import measures, runner
+from experiments import measures, runner, seeds
 from experiments.other_data import fashion, small_digits
 from experiments.shapes import coloured_shapes
-from gmlvm import GMLVM, WAE, cosine, datasets, evaluate, fit
+from gmlvm import GMLVM, WAE, datasets, evaluate
 from gmlvm.datasets import ImageData, Split
 
 #: What all runs share, and the weights: of the penalty, in units of the total variance.
@@ -53,7 +53,7 @@ def weighed(source: Callable[[], ImageData]) -> runner.Method:
         for weight in SETTINGS["relative_weights"]:
             model = GMLVM.for_images(data.image_shape, k, k - 1, seed=seed)
             objective = WAE(weight * variance)
-            fit(model, objective, data, steps=SETTINGS["steps"], schedule=cosine, seed=seed, progress=False)
+            seeds.train_whole(model, objective, data, SETTINGS["steps"], seed)
             report, mixing = asdict(evaluate(model, data)), measures.mixing(data, model, seed)
             found.append({"relative_weight": weight, "mixing": mixing, **report})
         return {"total_variance": variance, "trainings": found}

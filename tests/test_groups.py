@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import groups
-from experiments import ablations
+from experiments import ablations, digits
 from gmlvm_book.records import read_record
 
 
@@ -52,7 +52,7 @@ def test_a_training_stops_at_the_mark_and_measuring_does_not_count(small, monkey
 
     monkeypatch.setattr(groups.ablations, "train_encoder", noted)
     objective = groups.Distillation(torch.full((400, 4), 0.25))
-    model = ablations.new_encoder(4, 0)
+    model = digits.new_encoder(ablations.datasets.mnist(), 4, 0)
     found = groups._trained(model, [(objective, 12), (objective, 20), (objective, 7)], 0, before=10.0)
     # Looked at after 5, 10 and 12 steps, so the mark is reached by the first: nothing follows.
     assert steps == [12]

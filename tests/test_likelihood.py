@@ -1,5 +1,6 @@
 """The marginal likelihood: against what is known, integrated, or must hold."""
 
+import copy
 import math
 
 import numpy as np
@@ -212,7 +213,7 @@ def test_every_model_has_its_likelihood(small_data, monkeypatch):
     for name, value in sizes.items():
         monkeypatch.setitem(likelihoods.SETTINGS, name, value)
     started = GMLVM.for_images(small_data.image_shape, 4, 3, networks="deep", seed=9).requires_grad_(False)
-    monkeypatch.setattr(likelihoods, "shipped", lambda _: started)
+    monkeypatch.setattr(likelihoods, "pretrained", lambda _: copy.deepcopy(started))
     found = {
         (kind, how): likelihoods.run(kind, 3, how)(0)
         for kind in likelihoods.SETTINGS["kinds"]

@@ -1,6 +1,7 @@
 """When the discrete latent survives: the ELBO taken apart, and what its runs write."""
 
 import json
+from copy import deepcopy
 
 import pytest
 import torch
@@ -179,9 +180,9 @@ def small(monkeypatch, small_data):
     monkeypatch.setitem(causes.SETTINGS, "looks", [0, 3])
     monkeypatch.setitem(causes.SETTINGS, "look_images", 40)
     shipped = GMLVM.for_images(small_data.image_shape, 4, 3, networks="deep", seed=9)
-    for module, name in ((causes, "pretrained"), (ways_out, "pretrained"), (survival, "shipped")):
-        monkeypatch.setattr(module, name, lambda _: shipped.requires_grad_(False))
-    return shipped
+    for module, name in ((causes, "pretrained"), (ways_out, "pretrained"), (survival, "pretrained")):
+        monkeypatch.setattr(module, name, lambda _: deepcopy(shipped).requires_grad_(False))
+    return shipped.requires_grad_(False)
 
 
 def test_every_change_is_looked_at_from_either_start(small):
