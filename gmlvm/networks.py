@@ -17,7 +17,6 @@ from gmlvm.validation import check_image_shape, check_number, check_positive_int
 
 # The original's convolutional sizes.
 _ENCODER_CHANNELS = (16, 32)
-_DECODER_CHANNELS = (128, 64, 32)
 # Spread of weights that say nothing yet.
 _NEAR_ZERO = 0.01
 
@@ -208,16 +207,17 @@ def mlp_decoder(image_shape: tuple[int, int, int], latent_dim: int, hidden_dim: 
     )
 
 
-def conv_decoder(image_shape: tuple[int, int, int], latent_dim: int) -> nn.Module:
+def conv_decoder(image_shape: tuple[int, int, int], latent_dim: int, filters: int = 32) -> nn.Module:
     """Decoder logits from the original's transposed convolutions: 128 to 64 to 32 filters, 5 x 5.
 
-    A linear layer gives 128 maps at a quarter of the image's size, two layers of stride 2 bring them to full
+    A linear layer gives maps at a quarter of the image's size, two layers of stride 2 bring them to full
     size, and a last one of stride 1 gives the channels. Sizes that are no multiple of four are cut at the
     lower and right edge.
 
     Args:
         image_shape: (C, H, W).
         latent_dim: Dimension D of a code, at least 1.
+        filters: Maps at full size; there are twice as many at half the size, and four times at a quarter.
 
     Returns:
         A module from codes (N, D) to logits (N, C, H, W).
@@ -228,8 +228,9 @@ def conv_decoder(image_shape: tuple[int, int, int], latent_dim: int) -> nn.Modul
     Source: Gaujac, Feige and Barber (2018), experiments; chapter "How a VAE collapses".
     """
     latent_dim = check_positive_int("latent_dim", latent_dim)
+    filters = check_positive_int("filters", filters)
     channels, height, width = check_image_shape(image_shape)
-    first, *rest = _DECODER_CHANNELS
+    first, *rest = 4 * filters, 2 * filters, filters
     small = (first, -(-height // 4), -(-width // 4))
     layers: list[nn.Module] = [
         nn.Linear(latent_dim, math.prod(small), bias=False),
@@ -237,13 +238,13 @@ def conv_decoder(image_shape: tuple[int, int, int], latent_dim: int) -> nn.Modul
         nn.ReLU(),
         nn.Unflatten(1, small),
     ]
-    for filters in rest:
+    for count in rest:
         layers += [
-            nn.ConvTranspose2d(first, filters, 5, stride=2, padding=2, output_padding=1, bias=False),
-            nn.BatchNorm2d(filters),
+            nn.ConvTranspose2d(first, count, 5, stride=2, padding=2, output_padding=1, bias=False),
+            nn.BatchNorm2d(count),
             nn.ReLU(),
         ]
-        first = filters
+        first = count
     network = nn.Sequential(*layers, nn.ConvTranspose2d(first, channels, 5, padding=2), _Crop(height, width))
     return network.to(memory_format=torch.channels_last)
 

@@ -1,5 +1,7 @@
 """The longer runs, on a small data set: they write what a chapter reads."""
 
+import copy
+import dataclasses
 import functools
 import itertools
 import sys
@@ -11,6 +13,7 @@ from torch import nn
 
 from experiments import (
     ablations,
+    choices,
     collapse,
     components,
     contest,
@@ -24,7 +27,6 @@ from experiments import (
     runner,
     seeds,
     shapes,
-    tradeoff,
     wae_start,
 )
 from experiments import weights as penalty_weights
@@ -278,16 +280,33 @@ class Standard(Constant):
         return loc, torch.ones_like(loc)
 
 
-def test_every_combination_is_trained_from_one_start(small_path, monkeypatch):
-    monkeypatch.setitem(tradeoff.SETTINGS, "penalty_weights", [1.0, 100.0])
-    monkeypatch.setitem(tradeoff.SETTINGS, "refining_steps", 2)
-    monkeypatch.setitem(tradeoff.SETTINGS, "steps", 20)
-    found = tradeoff.grid(0)["trainings"]
-    settings = [(run["kernels"], run["penalty_weight"], run["consistency_weight"]) for run in found]
-    assert settings == list(itertools.product(("wide", "narrow"), (1.0, 100.0), (0.0, 10.0)))
-    reports = [run["fixed prior"]["model"] for run in found]
-    assert all(one != other for one, other in itertools.combinations(reports, 2))
-    assert len({run["fixed prior"]["model"]["accuracy"] for run in found}) == 1
+@pytest.fixture
+def small_choices(small_path, small_data, monkeypatch):
+    for name, value in {"num_components": 4, "steps": [2, 4], "hidden_dims": [3, 5, 6]}.items():
+        monkeypatch.setitem(choices.SETTINGS, name, value)
+    shipped = GMLVM.for_images(small_data.image_shape, 4, 3, networks="deep", seed=9)
+    monkeypatch.setattr(choices, "pretrained", lambda _: copy.deepcopy(shipped))
+    return shipped
+
+
+def test_every_choice_is_another_training(small_choices):
+    found = {}
+    for name, choice in choices.CHOICES.items():
+        size = {"steps": choice.steps // 300 + 1, "batch_size": choice.batch_size // 10}
+        brief = dataclasses.replace(choice, **size)
+        for given in (True, False):
+            found[name, given] = choices.run(brief, given)(0)["model"]
+    assert len({found[name, True]["accuracy"] for name in choices.CHOICES}) == 1
+    assert len({tuple(map(str, report.values())) for report in found.values()}) == len(found)
+
+
+def test_a_given_q_d_is_what_is_shipped_and_stays(small_choices):
+    given, random = (choices.new_model(choices.Choice(latent_dim=3), flag, 0) for flag in (True, False))
+    shipped = small_choices.discrete_encoder.state_dict()
+    assert all(torch.equal(value, shipped[name]) for name, value in given.discrete_encoder.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in given.discrete_encoder.parameters())
+    assert all(parameter.requires_grad for parameter in random.parameters())
+    assert all(map(torch.equal, given.decoder.state_dict().values(), random.decoder.state_dict().values()))
 
 
 def test_other_numbers_of_components_are_merged_to_the_path_s(small_path):

@@ -171,6 +171,14 @@ def test_original_convolutions_have_the_papers_sizes():
     assert decoder[0].out_features == 7 * 7 * 128
 
 
+def test_the_convolutional_decoder_can_be_narrower():
+    decoder = networks.conv_decoder((1, 28, 28), 10, filters=np.uint8(70))
+    transposed = [m for m in decoder.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert [(c.in_channels, c.out_channels) for c in transposed] == [(280, 140), (140, 70), (70, 1)]
+    with pytest.raises(ValueError, match="filters must be at least 1, got 0"):
+        networks.conv_decoder((1, 28, 28), 10, filters=0)
+
+
 def test_match_gives_codes_the_priors_mean_and_variance():
     encoder = networks.ComponentEncoder((1, 6, 6), num_components=4, latent_dim=3, hidden_dim=8)
     x = torch.rand(300, 1, 6, 6)

@@ -210,7 +210,7 @@ def test_q_c_stays_where_it_is_frozen_and_what_is_trained_is_taken_over(small, s
 
 def test_every_way_out_is_taken(small):
     found = {name: method(0)["report"] for name, method in ways_out.METHODS.items()}
-    assert len(found) == 2 * len(ways_out.WAYS)
+    assert found.keys() == ways_out.WAYS.keys()
     assert len({json.dumps(report) for report in found.values()}) == len(found)
 
 
