@@ -19,7 +19,7 @@ from gmlvm.datasets import ImageData, Split
 
 #: What all runs share, and the weights: of the penalty, in units of the total variance.
 SETTINGS: dict[str, Any] = {
-    "steps": 2000,
+    "steps": 1000,
     "relative_weights": [0.1, 0.3, 1.0, 2.0, 5.0, 20.0],
     "contrast": 0.2,
 }
@@ -39,11 +39,12 @@ def faint(data: ImageData) -> ImageData:
     return ImageData(f"faint {data.name}", pale(data.train), pale(data.test), data.class_names)
 
 
-def weighed(source: Callable[[], ImageData]) -> runner.Method:
+def weighed(source: Callable[[], ImageData], networks: str = "deep") -> runner.Method:
     """A GM-WAE for each weight, with as many components as classes, as a function of the seed.
 
     Args:
         source: Gives the data.
+        networks: See :meth:`gmlvm.GMLVM.for_images`; those of ``"deep"`` have a batch norm where ``"mlp"`` has none.
     """
 
     def method(seed: int) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def weighed(source: Callable[[], ImageData]) -> runner.Method:
         k, variance = len(data.class_names), data.total_variance
         found = []
         for weight in SETTINGS["relative_weights"]:
-            model = GMLVM.for_images(data.image_shape, k, k - 1, seed=seed)
+            model = GMLVM.for_images(data.image_shape, k, k - 1, seed=seed, networks=networks)
             objective = WAE(weight * variance)
             seeds.train_whole(model, objective, data, SETTINGS["steps"], seed)
             report, mixing = asdict(evaluate(model, data)), measures.mixing(data, model, seed)
@@ -64,6 +65,7 @@ def weighed(source: Callable[[], ImageData]) -> runner.Method:
 METHODS: dict[str, runner.Method] = {
     "MNIST": weighed(datasets.mnist),
     "faint MNIST": weighed(lambda: faint(datasets.mnist())),
+    "faint MNIST, no batch norm": weighed(lambda: faint(datasets.mnist()), "mlp"),
     "Fashion-MNIST": weighed(fashion),
     "small digits": weighed(small_digits),
     "coloured shapes": weighed(coloured_shapes),
