@@ -53,7 +53,7 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.digits --output results/digits.json --methods path
 	$(BIN)/python -m experiments.contest --output results/contest.json
 	$(BIN)/python -m experiments.ablations --output results/ablations.json --methods "no teacher" merged
-	$(BIN)/python -m experiments.ablations --output results/parts.json --methods after without supervised
+	$(BIN)/python -m experiments.ablations --output results/parts.json --seeds 0 1 2 --methods after without supervised
 	$(BIN)/python -m experiments.other_data --output results/other_data.json
 	$(BIN)/python -m experiments.imbalance --output results/imbalance.json --methods ten
 	$(BIN)/python -m experiments.causes --output results/causes.json

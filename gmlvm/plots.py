@@ -212,6 +212,47 @@ def learning_curves(
     return ax
 
 
+def seed_strip(
+    values: Mapping[str, Tensor | ArrayLike],
+    ax: Axes | None = None,
+    *,
+    color: str | Mapping[str, str] = PALETTE[0],
+) -> Axes:
+    """A row for each name, a point for each seed, the mean a bar.
+
+    Args:
+        values: A figure of each run, shape (seeds,), by name; the first name's row is on top.
+        ax: Where to draw; the current axis if left out.
+        color: Of the points, or of those of a name, the first of the palette for names that are left out.
+
+    Returns:
+        The axis, with the names at its y ticks.
+
+    Raises:
+        TypeError: If ``values`` is no mapping.
+        ValueError: If there are no names, or one has no values of shape (seeds,).
+
+    Source: chapter "A contest".
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"values must be a mapping from names to figures of each seed, got {type(values).__name__}")
+    arrays = {name: _array(figures).astype(float) for name, figures in values.items()}
+    if not arrays:
+        raise ValueError("values must name at least one row, got none")
+    for name, array in arrays.items():
+        if array.ndim != 1 or len(array) == 0:
+            raise ValueError(f"{name} must have shape (seeds,), one seed or more, got {array.shape}")
+    ax = ax or plt.gca()
+    for row, (name, array) in enumerate(arrays.items()):
+        place = row + np.linspace(-0.2, 0.2, len(array)) if len(array) > 1 else [row]
+        own = color if isinstance(color, str) else color.get(name, PALETTE[0])
+        ax.plot(array, place, "o", markersize=5, color=own, alpha=0.85)
+        ax.plot([array.mean()] * 2, [row - 0.35, row + 0.35], color="black")
+    ax.set_yticks(range(len(arrays)), list(arrays))
+    ax.set_ylim(len(arrays) - 0.5, -0.5)
+    return ax
+
+
 def _array(values: Tensor | ArrayLike) -> NDArray[Any]:
     """What can be drawn, in the memory of the CPU."""
     if isinstance(values, (list, tuple)):

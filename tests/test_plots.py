@@ -136,6 +136,35 @@ def test_data_of_eight_bits_lie_beside_reconstructions_in_the_unit_interval(ax):
     np.testing.assert_allclose(canvas[4:], canvas[:2], rtol=1e-6)
 
 
+def test_every_seed_is_a_point_and_the_mean_a_bar(ax):
+    values = {"one": torch.tensor([1.0, 2.0, 6.0]), "two": [5.0]}
+    assert plots.seed_strip(values, ax, color={"two": "#000000"}) is ax
+    points, bar, lone, lone_bar = ax.lines
+    np.testing.assert_array_equal(points.get_xdata(), [1, 2, 6])
+    assert len(set(points.get_ydata())) == 3  # no point hides another
+    assert np.abs(points.get_ydata()).max() < 0.5
+    np.testing.assert_array_equal(bar.get_xdata(), [3, 3])
+    np.testing.assert_array_equal(lone.get_ydata(), [1])
+    np.testing.assert_array_equal(lone_bar.get_xdata(), [5, 5])
+    assert (points.get_color(), lone.get_color()) == (plots.PALETTE[0], "#000000")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
+    assert ax.get_ylim() == (1.5, -0.5)  # the first row on top
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ([1.0], TypeError, "values must be a mapping from names to figures of each seed, got list"),
+        ({}, ValueError, "values must name at least one row, got none"),
+        ({"one": [[1.0]]}, ValueError, r"one must have shape \(seeds,\), one seed or more, got \(1, 1\)"),
+        ({"one": []}, ValueError, r"one must have shape \(seeds,\), one seed or more, got \(0,\)"),
+    ],
+)
+def test_what_is_no_figure_of_seeds_is_refused(ax, values, error, message):
+    with pytest.raises(error, match=message):
+        plots.seed_strip(values, ax)
+
+
 def test_names_may_be_an_array(ax):
     plots.posterior_heatmap(np.eye(2), ax, label_names=np.array(["a", "b"]), component_names=np.array(["c", "d"]))
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
