@@ -1,7 +1,7 @@
-"""Digits of which three are rare: what an even use of the components does to them, and what other rules do.
+"""Classes of unequal size: what an even use of the components does to them, and what other rules do.
 
 ``python -m experiments.imbalance --output results/imbalance.json`` makes the file that the chapter "Beyond MNIST"
-reads.
+reads, and with other methods those that "Choices" reads.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from experiments import digits, measures, other_data, runner
+from experiments.shapes import coloured_shapes
 from gmlvm import Clusterer, InformationMaximisation, datasets, embedding, start_discrete_encoder
 from gmlvm.datasets import ImageData, Split
 
@@ -25,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     "rare_share": 0.1,
     "many_components": 30,
     "groups_left": [8, 10, 12, 14],
+    "shape_shares": [0.6, 0.2, 0.1, 0.05, 0.05],
 }
 
 
@@ -39,7 +41,12 @@ def imbalanced() -> ImageData:
         return Split(split.images[kept], split.labels[kept])
 
     data = datasets.mnist()
-    return ImageData("imbalanced MNIST", thinned(data.train), thinned(data.test))
+    return ImageData("imbalanced MNIST", thinned(data.train), thinned(data.test), data.class_names)
+
+
+def unequal_shapes() -> ImageData:
+    """Coloured shapes, most of which are of one kind."""
+    return coloured_shapes(shares=SETTINGS["shape_shares"])
 
 
 def started(data: ImageData, targets: Tensor, refining: InformationMaximisation, seed: int) -> Clusterer:
@@ -81,11 +88,11 @@ def _figures(data: ImageData, model: Clusterer) -> dict[str, Any]:
     counts = confusion_matrix(test, data.test.labels.numpy(), labels=range(model.num_components))
     return {
         **measures.grouped(data, train, test, model.num_components),
-        "counts": counts[:, : SETTINGS["num_components"]].tolist(),
+        "counts": counts[:, : len(data.class_names)].tolist(),
     }
 
 
-def ten(source: Callable[[], ImageData]) -> runner.Method:
+def as_many(source: Callable[[], ImageData]) -> runner.Method:
     """K-means, the teacher, and the start by each rule, with as many components as classes, as a function of the seed.
 
     Args:
@@ -94,7 +101,7 @@ def ten(source: Callable[[], ImageData]) -> runner.Method:
 
     def method(seed: int) -> dict[str, Any]:
         data = source()
-        figures, targets = other_data.yardsticks(data, SETTINGS["num_components"], seed)
+        figures, targets = other_data.yardsticks(data, len(data.class_names), seed)
         return {
             **figures,
             **{name: _figures(data, started(data, targets, rule, seed)) for name, rule in _rules(targets).items()},
@@ -120,10 +127,11 @@ def many(seed: int) -> dict[str, Any]:
 
 #: What is run for each seed, by name; the last two are data whose classes are of equal size.
 METHODS: dict[str, runner.Method] = {
-    "ten": ten(imbalanced),
+    "ten": as_many(imbalanced),
     "many": many,
-    "Fashion-MNIST": ten(other_data.fashion),
-    "small digits": ten(other_data.small_digits),
+    "unequal shapes": as_many(unequal_shapes),
+    "Fashion-MNIST": as_many(other_data.fashion),
+    "small digits": as_many(other_data.small_digits),
 }
 
 if __name__ == "__main__":

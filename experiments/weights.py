@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from experiments import measures, runner, seeds
+from experiments.imbalance import unequal_shapes
 from experiments.other_data import fashion, small_digits
 from experiments.shapes import coloured_shapes
 from gmlvm import GMLVM, WAE, datasets, evaluate
@@ -69,6 +70,7 @@ METHODS: dict[str, runner.Method] = {
     "Fashion-MNIST": weighed(fashion),
     "small digits": weighed(small_digits),
     "coloured shapes": weighed(coloured_shapes),
+    "unequal shapes": weighed(unequal_shapes),
 }
 
 if __name__ == "__main__":

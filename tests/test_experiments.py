@@ -331,7 +331,7 @@ def test_rare_digits_are_started_for_by_each_rule(small_path, small_data, monkey
         monkeypatch.setitem(imbalance.SETTINGS, name, value)
     monkeypatch.setattr(imbalance, "imbalanced", lambda: small_data)
     rules = ["even", "teacher's shares", "free"]
-    found = imbalance.ten(lambda: small_data)(0)
+    found = imbalance.as_many(lambda: small_data)(0)
     assert list(found) == ["k-means", "teacher", *rules]
     for name in rules:
         counts = np.array(found[name]["counts"])
@@ -351,6 +351,11 @@ def test_rare_digits_are_a_tenth_and_the_rest_is_whole(small_runs, small_data, m
         assert (counts[[1, 3]] == all_counts[[1, 3]]).all()
         np.testing.assert_allclose(counts[[0, 2]] / all_counts[[0, 2]], 0.25, atol=0.12)
         assert len(split.images) == len(split.labels)
+
+
+def test_unequal_shapes_have_the_shares_that_were_asked_for():
+    labels = imbalance.unequal_shapes().train.labels.numpy()
+    np.testing.assert_allclose(np.bincount(labels) / len(labels), imbalance.SETTINGS["shape_shares"], atol=0.01)
 
 
 def test_scikit_learn_s_digits_come_with_no_file():
