@@ -41,6 +41,7 @@ notebooks: $(VENV)/ready ## run every notebook from scratch and write its output
 	cd book && for notebook in $(notdir $(NOTEBOOKS)); do \
 	  ../$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900 $$notebook || exit 1; done
+	$(BIN)/python -m gmlvm_book.picture
 
 results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about eight hours on two cores)
 	$(BIN)/python -m experiments.collapse --output results/collapse.json
