@@ -1,5 +1,8 @@
 """One choice at a time beside what is recommended: weights, kernels, sizes, batches, lengths, precision, divergences.
 
+q_D is given, that of the model that the library ships: what is left to choose is how images are encoded within a
+component, and how the prior is filled.
+
 ``python -m experiments.choices --output results/choices.json`` makes the file that the chapter "Choices" reads.
 """
 
@@ -13,7 +16,6 @@ from typing import Any
 import torch
 
 from experiments import measures, runner, seeds
-from experiments.digits import new_encoder
 from gmlvm import GMLVM, MMD, WAE, Divergence, GaussianMixturePrior, datasets, networks, pretrained
 from gmlvm.transport import Sinkhorn, SlicedWasserstein
 
@@ -98,35 +100,31 @@ CHOICES: dict[str, Choice] = {
 }
 
 
-def new_model(choice: Choice, given: bool, seed: int) -> GMLVM:
-    """A model before its training.
+def new_model(choice: Choice, seed: int) -> GMLVM:
+    """A model before its training; its q_D is that of the model that the library ships, and stays as it is.
 
     Args:
         choice: What it is made of.
-        given: Whether q_D is that of the model that the library ships, and stays as it is.
         seed: Seed of the weights.
     """
-    data, k = datasets.mnist(), SETTINGS["num_components"]
-    shape, d = data.image_shape, choice.latent_dim
+    shape, k, d = datasets.mnist().image_shape, SETTINGS["num_components"], choice.latent_dim
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         continuous = networks.ComponentEncoder(shape, k, d, choice.hidden_dim)
         decoder = networks.mlp_decoder(shape, d, choice.decoder_dim)
-    source = pretrained("gm-wae-digits") if given else new_encoder(data, k, seed)
-    discrete = source.discrete_encoder.requires_grad_(not given)
+    discrete = pretrained("gm-wae-digits").discrete_encoder.requires_grad_(False)
     return GMLVM(choice.prior(), discrete, continuous, decoder, shape)
 
 
-def run(choice: Choice, given: bool) -> runner.Method:
+def run(choice: Choice) -> runner.Method:
     """One training, as a function of the seed.
 
     Args:
         choice: What is trained, and how.
-        given: See :func:`new_model`.
     """
 
     def method(seed: int) -> dict[str, Any]:
-        model, data = new_model(choice, given, seed), datasets.mnist()
+        model, data = new_model(choice, seed), datasets.mnist()
         weight = choice.relative_weight * data.total_variance
         objective = WAE(weight, choice.penalty(), consistency_weight=choice.consistency_weight)
         history = seeds.train_whole(
@@ -144,12 +142,7 @@ def run(choice: Choice, given: bool) -> runner.Method:
     return method
 
 
-#: What is run for each seed, by name: each choice with the q_D that is given, and with one that begins at random.
-METHODS: dict[str, runner.Method] = {
-    f"{start}: {name}": run(choice, start == "given")
-    for start in ("given", "random")
-    for name, choice in CHOICES.items()
-}
+METHODS: dict[str, runner.Method] = {name: run(choice) for name, choice in CHOICES.items()}
 
 if __name__ == "__main__":
     runner.main("experiments.choices", SETTINGS, METHODS, range(3))

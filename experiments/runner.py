@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import threading
 import traceback
@@ -134,7 +135,7 @@ def _command(module: str, arguments: argparse.Namespace, methods: Mapping[str, M
     """The command that makes the file again."""
     command = f"python -m {module} --output {arguments.output.as_posix()} --seeds {' '.join(map(str, arguments.seeds))}"
     if arguments.methods != list(methods):
-        command += " --methods " + " ".join(arguments.methods)
+        command += " --methods " + shlex.join(arguments.methods)
     return command + (f" --dask {arguments.dask}" if arguments.dask else "")
 
 
