@@ -70,26 +70,29 @@ class ColabBuilder(Builder):
             return f"{self.config.html_baseurl}/_images/{Path(node['uri']).name}"
 
         markdown = Markdown(lambda node: self._label(docname, node), link, picture)
-        about = nbformat.v4.new_markdown_cell(self._about(page), id="about")
+        about = nbformat.v4.new_markdown_cell(self._about(page, "accelerator" in source.metadata), id="about")
         plain: nbformat.NotebookNode = nbformat.v4.new_notebook(metadata=source.metadata, cells=[about])
         for name, (first, *others) in cells.items():
             if _is_code(first):
                 cell = source.cells[first["cell_index"]]
                 outputs = [_light(output) for output in cell.outputs if _is_shown(output)]
-                cell.update(id=name, metadata={}, outputs=outputs)
+                folded = "hide-input" in cell.metadata.get("tags", [])
+                cell.update(id=name, metadata={"cellView": "form"} if folded else {}, outputs=outputs)
             else:
                 cell = nbformat.v4.new_markdown_cell(markdown.blocks([first, *others]), id=name)
             plain.cells.append(cell)
         return plain
 
-    def _about(self, page: str) -> str:
+    def _about(self, page: str, trains: bool) -> str:
         """What a notebook begins with: what it is, and how long it takes."""
         sentences = [
             f"This is a chapter of [{self.config.html_title}]({self.config.html_baseurl}/index.html), made for Colab; "
             f"[in the book]({page}) it can be read without running it.",
             "The numbers in the text, and the outputs until you run the cells, are those of the book's own run.",
-            "The first code cell fetches the book and installs it. A GPU is used if the runtime has one.",
+            "The first code cell fetches the book and installs it.",
         ]
+        if trains:
+            sentences.append("A GPU is used if the runtime has one.")
         for path in sorted(Path(self.srcdir, "results").glob("chapters*.json")):
             record = read_record(path)
             seconds = record["seconds"].get(Path(page).stem)

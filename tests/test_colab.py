@@ -16,6 +16,7 @@ import venv
 import zipfile
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -23,7 +24,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from gmlvm_book.colab import ColabBuilder
 from gmlvm_book.numbers import glue
+from gmlvm_book.records import write_record
 from gmlvm_book.setup_cell import main, setup_cell
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +107,7 @@ class TestPlainNotebooks:
         plain = read(PLAIN / path.name).cells
         code = [cell for cell in plain if cell.cell_type == "code"]
         assert [cell.source for cell in code] == [cell.source for cell in cells(path, "code")]
+        assert [cell.metadata.get("cellView") for cell in code[:2]] == ["form", None], "the set-up is folded"
         captions = [c.source for b, c in pairwise(plain) if b.cell_type == "code" and "plt.show()" in b.source]
         assert captions
         assert all(re.match(r"\*\*Fig\. \d+\.\*\* ", caption) for caption in captions)
@@ -136,10 +140,24 @@ class TestPlainNotebooks:
 
     @each_chapter
     def test_say_what_they_are(self, path):
-        about = read(PLAIN / path.name).cells[0].source
+        plain = read(PLAIN / path.name)
+        about = plain.cells[0].source
+        trains = any(re.search(r"\bfit\(", cell.source) for cell in cells(path, "code"))
+        assert trains <= ("GPU is used" in about) == (plain.metadata.get("accelerator") == "GPU")
         assert f"]({CONFIG['html']['baseurl']}/book/{path.stem}.html)" in about
         times = [json.loads(record.read_text()) for record in (ROOT / "results").glob("chapters*.json")]
         assert about.count("All cells took") == sum(path.stem in record["seconds"] for record in times)
+
+    @pytest.mark.parametrize(("seconds", "words"), [(44.6, "45 seconds"), (170.0, "3 minutes"), (None, "")])
+    def test_say_how_long_they_take_where_it_was_measured(self, seconds, words, tmp_path):
+        (tmp_path / "results").mkdir()
+        figures = {"seconds": {} if seconds is None else {"a": seconds}}
+        write_record(tmp_path / "results" / "chapters.json", "python -m benchmarks.chapters", figures)
+        builder = ColabBuilder.__new__(ColabBuilder)
+        builder.srcdir = tmp_path
+        builder.config = SimpleNamespace(html_title="A book", html_baseurl="https://example.org")
+        about = builder._about("https://example.org/book/a.html", trains=False)
+        assert f"All cells took {words} on " in about if words else "took" not in about
 
     def test_are_small(self):
         assert sum(path.stat().st_size for path in PLAIN.iterdir()) < 5_000_000
@@ -207,15 +225,15 @@ class TestRuntime:
         return tmp_path / "repository"
 
     @pytest.fixture
-    def wheels(self, runtime, tmp_path):
-        """A folder with what stands in for umap-learn, which would be long to install."""
-        folder, info = tmp_path / "wheels", "umap_learn-1.0.dist-info"
-        with zipfile.ZipFile(folder / "umap_learn-1.0-py3-none-any.whl", "w") as file:
+    def umap(self, runtime, tmp_path):
+        """A wheel that stands in for umap-learn, which would be long to install."""
+        path, info = tmp_path / "wheels" / "umap_learn-1.0-py3-none-any.whl", "umap_learn-1.0.dist-info"
+        with zipfile.ZipFile(path, "w") as file:
             file.writestr("umap/__init__.py", "")
             file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: umap-learn\nVersion: 1.0\n")
             file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             file.writestr(f"{info}/RECORD", "")
-        return folder
+        return path
 
     @pytest.fixture
     def runtime(self, tmp_path):
@@ -251,13 +269,17 @@ class TestRuntime:
             done = subprocess.run(command, cwd=content, env=settings, capture_output=True, text=True)
             return (done.stdout + done.stderr).strip()
 
-        run.content = content
+        run.content, run.packages = content, packages
         return run
 
-    def test_runs_chapters(self, runtime, repository, wheels):
-        # A clone that isn't installed is no library.
+    def test_runs_chapters(self, runtime, repository, umap):
+        # Only the library is missing, of which there is a clone that isn't installed; then only the other package.
         subprocess.run(["git", "clone", "-q", f"file://{repository}", runtime.content / "gmlvm"], check=True)
-        for chapter in (CHAPTERS[0], *CHAPTERS):
+        zipfile.ZipFile(umap).extractall(runtime.packages)
+        assert READY.fullmatch(runtime(cell_of(CHAPTERS[0]), LOOK))
+        for part in runtime.packages.glob("umap*"):
+            shutil.rmtree(part)
+        for chapter in CHAPTERS:
             assert READY.fullmatch(runtime(cell_of(chapter), LOOK)), chapter.name
         output = runtime(*(cell.source for cell in cells(PLAIN / "mixtures.ipynb", "code")), "print('the end')")
         assert output.endswith("the end"), output

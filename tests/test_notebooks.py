@@ -27,7 +27,7 @@ def text(path):
 
 
 def library_names(path):
-    """What a chapter's code uses of the library after its set-up: functions and classes, by their names below ``gmlvm``."""
+    """What a chapter uses of the library, but for its set-up: functions and classes, by their names below ``gmlvm``."""
     nodes = list(ast.walk(ast.parse("\n".join(cell.source for cell in code_cells(path)[1:]))))
     imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gmlvm")]
     names = {f"{node.module}.{alias.name}".removeprefix("gmlvm.") for node in imports for alias in node.names}
