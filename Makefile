@@ -12,7 +12,7 @@ unit nbval notebooks: export TQDM_DISABLE := 1
 unit nbval: export OMP_NUM_THREADS := 1
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4
 
-.PHONY: help book test lint types unit nbval notebooks results bench clean
+.PHONY: help book test lint types unit nbval notebooks colab results bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -37,11 +37,17 @@ nbval: $(VENV)/ready ## run every notebook and compare with its committed output
 	$(PYTEST) --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=900 book
 
 notebooks: $(VENV)/ready ## run every notebook from scratch and write its outputs
+	$(BIN)/python -m gmlvm_book.setup_cell $(NOTEBOOKS)
 	$(BIN)/ruff format book
 	cd book && for notebook in $(notdir $(NOTEBOOKS)); do \
 	  ../$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900 $$notebook || exit 1; done
 	$(BIN)/python -m gmlvm_book.picture
+
+colab: $(VENV)/ready ## write the chapters as plain notebooks for Colab, from what `make notebooks` left
+	rm -rf _build/colab
+	$(BIN)/jupyter-book build . --all -W -n --keep-going --builder custom --custom-builder colab
+	rm -rf colab && mkdir colab && cp -r _build/colab/book colab
 
 results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about eight hours on two cores)
 	$(BIN)/python -m experiments.collapse --output results/collapse.json
@@ -61,6 +67,7 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.pretrained --output gmlvm/data/pretrained
 	$(BIN)/python -m benchmarks --json results/benchmarks.json
 	$(BIN)/python -m benchmarks.groups --json results/seconds.json
+	$(BIN)/python -m benchmarks.chapters --json results/chapters.json
 
 bench: $(VENV)/ready ## measure how fast training is against a plain version, and the start of q_D beside its peers (about 25 minutes on two cores)
 	$(BIN)/python -m benchmarks
