@@ -47,11 +47,16 @@ class CompactLayer:
         """All of it, field by field; integers as three planes of bytes, the lowest first, and signs in the last bit."""
         unsigned = ((self.integers << 1) ^ (self.integers >> 31)).astype("<u4")
         planes = unsigned.reshape(-1, 1).view(np.uint8)[:, :3].T
-        parts = (self.order.astype("<u2"), self.step.astype("<f4"), self.tolerance.astype("<f4"), self.bias.astype("<f4"))
+        parts = (
+            self.order.astype("<u2"),
+            self.step.astype("<f4"),
+            self.tolerance.astype("<f4"),
+            self.bias.astype("<f4"),
+        )
         return b"".join(part.tobytes() for part in (*parts, planes))
 
 
-def folded(network: nn.Sequential) -> list[tuple[Tensor, Tensor]]:
+def folded(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """The linear layers of a perceptron, with a ReLU between them, and its batch norms inside them.
 
     Args:
@@ -65,7 +70,7 @@ def folded(network: nn.Sequential) -> list[tuple[Tensor, Tensor]]:
     """
     layers: list[tuple[Tensor, Tensor]] = []
     kinds = ""
-    for module in network:
+    for module in network if isinstance(network, nn.Sequential) else [network]:
         if isinstance(module, nn.Linear):
             layers.append((module.weight.detach().double(), module.bias.detach().double()))
             kinds += "L"
@@ -91,8 +96,8 @@ def compact(
     r"""Round a layer so that each of its outputs errs equally little over the inputs that it gets.
 
     With :math:`H` the mean of :math:`x x^T` and :math:`U` upper triangular, :math:`H^{-1} = U^T U`, the inputs are
-    rounded one after the other, and each error is made good by those after it, which adds
-    :math:`(\Delta_j / U_{jj})^2` to the mean squared error of the output. So :math:`\mathrm{step}_j \propto U_{jj}`.
+    rounded one after the other, and each error is made good by those after it. What is left adds
+    :math:`(\mathrm{step}_j / U_{jj})^2 / 12` to the mean squared error of the output. So :math:`\mathrm{step}_j \propto U_{jj}`.
 
     Args:
         weight: (outputs, inputs).
@@ -104,6 +109,9 @@ def compact(
 
     Returns:
         The layer in integers.
+
+    Raises:
+        ValueError: If an integer would have more than 23 bits and a sign.
 
     Source: Frantar et al. (2023), "GPTQ", for the order of things; steps by reverse water-filling, Cover and Thomas
     (2006), section 10.3.
@@ -120,9 +128,11 @@ def compact(
     integers = torch.empty(left.shape, dtype=torch.int32)
     for j in range(size):
         rounded = (left[j] / step[j].double()).round()
-        integers[j] = rounded
+        integers[j] = rounded.clamp(-(1 << 30), 1 << 30)
         missing = (left[j] - rounded * step[j].double()) / factor[j, j]
         left[j + 1 :].addr_(factor[j, j + 1 :], missing, alpha=-1)
+    if int(integers.abs().max()) >= 1 << 23:
+        raise ValueError(f"error must be larger for integers of three bytes, got {error}")
     fields = order.numpy().astype(np.uint16), step.numpy(), unit.numpy(), integers.numpy(), bias.float().numpy()
     return CompactLayer(*fields)
 
@@ -138,6 +148,6 @@ def packed(content: bytes) -> tuple[str, int]:
     """
     deflated = zlib.compress(content, 9)
     bits = np.unpackbits(np.frombuffer(deflated, np.uint8))
-    bits = np.pad(bits, (0, -len(bits) % 15)).reshape(-1, 15)
-    characters = FIRST_CHARACTER + bits @ (1 << np.arange(14, -1, -1))
+    groups = np.pad(bits, (0, -len(bits) % 15)).reshape(-1, 15)
+    characters = FIRST_CHARACTER + groups @ (1 << np.arange(14, -1, -1))
     return characters.astype("<u2").tobytes().decode("utf-16-le"), len(deflated)

@@ -83,10 +83,11 @@ const touchNetwork = (() => {
     return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
   }
 
-  const sample = (model, k) => decode(model, code(model, k, Array.from({ length: model.dim }, normal)));
+  // A code from the Gaussian of component k.
+  const draw = (model, k) => code(model, k, Array.from({ length: model.dim }, normal));
 
   // Half the width of a stroke that is fully on, and of one with its soft edge, in pixels of 28.
-  const CORE = 0.6, EDGE = 1.6;
+  const CORE = 1, EDGE = 2;
 
   function distance(x, y, [ax, ay], [bx, by]) {
     const dx = bx - ax, dy = by - ay, length = dx * dx + dy * dy;
@@ -131,5 +132,5 @@ const touchNetwork = (() => {
     return inked(placed([middle[0] + (x / mass - 14) / scale, middle[1] + (y / mass - 14) / scale]));
   }
 
-  return { read, probabilities, decode, code, sample, normalised };
+  return { read, probabilities, decode, code, draw, normalised };
 })();

@@ -21,6 +21,7 @@
   }
 
   const picture = label => element("canvas", { class: "touch-image", width: 28, height: 28, role: "img", "aria-label": label });
+  const likeliest = probs => probs.indexOf(Math.max(...probs));
   const figure = value => value.toFixed(3);
 
   // The field, as it is drawn on.
@@ -28,9 +29,11 @@
     const field = part("field"), pen = field.getContext("2d"), size = field.width;
     pen.fillStyle = "#000";
     pen.fillRect(0, 0, size, size);
+    pen.imageSmoothingEnabled = false;
+    if (state.picked >= 0) pen.drawImage(part("seen"), 0, 0, size, size);
     pen.lineCap = pen.lineJoin = "round";
     pen.strokeStyle = pen.fillStyle = "#fff";
-    pen.lineWidth = size * 0.07;
+    pen.lineWidth = size * 0.1;
     for (const stroke of state.strokes) {
       pen.beginPath();
       stroke.forEach(([x, y]) => pen.lineTo(x * size, y * size));
@@ -49,15 +52,15 @@
   function drawn() {
     state.picked = -1;
     state.image = touchNetwork.normalised(state.strokes);
-    drawField();
     update();
   }
 
   // Image, bars, and in words what they say.
   function update() {
     show(part("seen"), state.image);
+    drawField();
     const empty = !state.image.some(value => value > 0), probs = touchNetwork.probabilities(state.model, state.image);
-    const rows = [...part("bars").children], best = probs.indexOf(Math.max(...probs));
+    const rows = [...part("bars").children], best = likeliest(probs);
     rows.forEach((row, k) => {
       const value = empty ? 0 : probs[k];
       row.style.setProperty("--share", value);
@@ -83,7 +86,7 @@
   }
 
   function drawSamples() {
-    for (const canvas of part("samples").children) show(canvas, touchNetwork.sample(state.model, state.k));
+    for (const canvas of part("samples").children) show(canvas, touchNetwork.decode(state.model, touchNetwork.draw(state.model, state.k)));
   }
 
   // Standard deviations along the two directions.
@@ -113,7 +116,7 @@
     root.querySelectorAll("[data-touch-about]").forEach(text => (text.hidden = text.dataset.touchAbout !== model.name));
     update();
     say();
-    choose(state.k);
+    choose(likeliest(state.probs));
   }
 
   function place(event, target) {
@@ -164,7 +167,6 @@
 
   function pick(i, image) {
     Object.assign(state, { strokes: [], down: false, picked: i, image });
-    drawField();
     update();
     say();
   }
@@ -234,12 +236,10 @@
   async function start() {
     const { models, images } = await touchNetwork.read(touchData);
     build(models, images);
-    drawField();
+    Object.assign(state, { picked: 3, image: images[3] });
     use(models[0]);
-    pick(3, images[3]);
-    choose(state.probs.indexOf(Math.max(...state.probs)));
     root.classList.add("touch-ready");
-    window.touch = { state, models, use, choose, move };
+    window.touch = { state, models, draw: touchNetwork.draw }; // for the console, and for tests
   }
 
   start().catch(error => {
