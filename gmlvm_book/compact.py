@@ -97,7 +97,8 @@ def compact(
 
     With :math:`H` the mean of :math:`x x^T` and :math:`U` upper triangular, :math:`H^{-1} = U^T U`, the inputs are
     rounded one after the other, and each error is made good by those after it. What is left adds
-    :math:`(\mathrm{step}_j / U_{jj})^2 / 12` to the mean squared error of the output. So :math:`\mathrm{step}_j \propto U_{jj}`.
+    :math:`(\mathrm{step}_j / U_{jj})^2 / 12` to the mean squared error of the output. So
+    :math:`\mathrm{step}_j \propto U_{jj}`.
 
     Args:
         weight: (outputs, inputs).

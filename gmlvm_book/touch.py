@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gmlvm import FullGaussianMixturePrior, datasets, pretrained
+from gmlvm import FullGaussianMixturePrior, datasets, pretrained, weights
 from gmlvm.plots import PALETTE
 from gmlvm.prior import Prior
 from gmlvm_book.compact import CompactLayer, compact, folded, packed
@@ -23,8 +23,6 @@ from gmlvm_book.compact import CompactLayer, compact, folded, packed
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-#: The models of the page, in the order in which it offers them: those of :data:`gmlvm.weights.NAMES`.
-MODELS = ("gm-wae-digits", "gm-vae-digits", "gm-wae")
 #: Where the script lies in the built book.
 SCRIPT = Path("_static") / "touch" / "weights.js"
 #: Root mean square error of each output of a layer, and damping, for :func:`gmlvm_book.compact.compact`: what holds q_D
@@ -35,8 +33,6 @@ ROUNDING = {"encoder": (4e-5, 1e-3), "decoder": (3.1e-4, 1e-7)}
 _LOOKS = {"encoder": 10_000, "decoder": 20_000}
 # A pixel that is always nearly black or nearly white may err more in its logit, up to so many times.
 _MOST_TOLERANCE = 64.0
-# Test images to pick from: so many of each digit.
-_OF_EACH_DIGIT = 1
 
 
 def compact_network(network: nn.Module, inputs: Tensor, part: str) -> list[CompactLayer]:
@@ -91,10 +87,8 @@ def axes(prior: Prior) -> NDArray[np.float32]:
         equal length are the axes of the code.
     """
     factor = prior.scale_tril if isinstance(prior, FullGaussianMixturePrior) else torch.diag_embed(prior.scale)
-    variance, direction = torch.linalg.eigh((factor @ factor.mT).double())  # rising; directions are columns
-    rows = (direction * variance.sqrt().unsqueeze(1)).mT.flip(1)
-    if torch.equal(rows.flip(1), torch.diag_embed(variance.sqrt())):
-        rows = rows.flip(1)
+    negative, direction = torch.linalg.eigh(-(factor @ factor.mT).double())  # rising; directions are columns
+    rows = (direction * (-negative).sqrt().unsqueeze(1)).mT
     largest = rows.gather(2, rows.abs().argmax(2, keepdim=True))  # an eigenvector's sign is nobody's choice
     found: NDArray[np.float32] = (rows * largest.sign()).float().numpy()
     return found
@@ -104,11 +98,11 @@ def script() -> str:
     """Everything that the page needs of the library, as a script that names it ``touchData``.
 
     Returns:
-        An object: ``models`` with for each its name, the networks it has by number, and for each component the digit
-        that most of its test images show, and their share; ``networks`` with the sizes of their layers; ``digits`` of
-        the test images to pick from, and their places in the test split; colours; and ``text``, in which ``bytes``
-        deflated bytes are packed. They hold the networks, layer for layer as
-        :meth:`gmlvm_book.compact.CompactLayer.content` has them, each model's means and axes, and the images.
+        An object: ``models``, for each its name, the numbers of its networks, and for each component the digit that
+        most of the test images it takes show, and their share; ``networks``, the sizes of their layers; ``digits`` of
+        the test images to pick from, and their ``places`` in the test split; ``colours``; and ``text``, in which
+        ``bytes`` deflated bytes are packed. They hold the networks, layer for layer as
+        :meth:`gmlvm_book.compact.CompactLayer.content` has them, then each model's means and axes, then the images.
     """
     data = datasets.mnist()
     labels = data.test.labels
@@ -126,7 +120,7 @@ def script() -> str:
             networks.append(compact_network(network, inputs, part))
         return known[signature]
 
-    for name in MODELS:
+    for name in weights.NAMES:
         model = pretrained(name)
         codes = model.prior.sample(_LOOKS["decoder"], generator=torch.Generator().manual_seed(0)).double()
         counts = np.zeros((model.num_components, 10), int)
@@ -141,7 +135,7 @@ def script() -> str:
             }
         )
         priors += model.prior.loc.numpy().astype("<f4").tobytes() + axes(model.prior).astype("<f4").tobytes()
-    picked = torch.cat([(labels == digit).nonzero()[:_OF_EACH_DIGIT, 0] for digit in range(10)])
+    picked = torch.cat([(labels == digit).nonzero()[0] for digit in range(10)])
     layers = b"".join(layer.content() for network in networks for layer in network)
     text, size = packed(layers + priors + data.test.images[picked].numpy().tobytes())
     found = {

@@ -130,7 +130,8 @@ class TestCompact:
 
 class TestScript:
     def test_it_has_the_models_of_the_package(self):
-        assert set(read().models) == set(weights.NAMES)
+        assert tuple(read().models) == weights.NAMES
+        assert tuple(re.findall(r'data-touch-about="([^"]+)"', PAGE.read_text(encoding="utf-8"))) == weights.NAMES
 
     @pytest.mark.parametrize("name", weights.NAMES)
     def test_probabilities_are_the_librarys(self, name, mnist):
@@ -183,8 +184,8 @@ class TestAxes:
         np.testing.assert_allclose(touch.axes(prior), np.broadcast_to(np.eye(3) / 2, (2, 3, 3)))
 
     def test_a_diagonal_prior_has_its_widest_axis_first(self):
-        prior = GaussianMixturePrior(torch.zeros(1, 3), torch.tensor([[1.0, 3.0, 2.0]]))
-        np.testing.assert_allclose(touch.axes(prior)[0], [[0, 3, 0], [0, 0, 2], [1, 0, 0]], atol=1e-6)
+        prior = GaussianMixturePrior(torch.zeros(1, 3), torch.tensor([[1.0, 2.0, 3.0]]))
+        np.testing.assert_allclose(touch.axes(prior)[0], [[0, 0, 3], [0, 2, 0], [1, 0, 0]], atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +264,11 @@ def draw(page, strokes):
         page.mouse.up()
 
 
+def seen(page):
+    """The image that the network sees, (1, 28, 28)."""
+    return state(page).image.reshape(1, 28, 28)
+
+
 class TestBrowser:
     def test_drawn_digits_get_the_probabilities_of_the_library(self, page):
         models = {name: pretrained(name) for name in weights.NAMES}
@@ -281,18 +287,29 @@ class TestBrowser:
 
     def test_a_drawing_becomes_as_those_of_mnist_are(self, page):
         image = read().images[2, 0] / 255
-        seen = []
+        images = []
         for scale, shift in ((1, 0), (0.5, 0.4)):  # wherever it is drawn, and however large
             draw(page, ([(x * scale + shift, y * scale + shift) for x, y in stroke] for stroke in trace(image)))
-            seen.append(state(page).image.reshape(28, 28))
-        np.testing.assert_allclose(seen[0], seen[1], atol=0.2)
-        assert seen[0].min() == 0
-        assert seen[0].max() == 1
-        mass, middle = seen[0].sum(), np.arange(28) + 0.5
-        assert seen[0].sum(0) @ middle / mass == pytest.approx(14, abs=0.1)
-        assert seen[0].sum(1) @ middle / mass == pytest.approx(14, abs=0.1)
-        rows, columns = (np.flatnonzero(seen[0].max(axis) > 0.3) for axis in (1, 0))
+            images.append(seen(page)[0])
+        np.testing.assert_allclose(*images, atol=0.2)
+        assert images[0].min() == 0
+        assert images[0].max() == 1
+        mass, middle = images[0].sum(), np.arange(28) + 0.5
+        assert images[0].sum(0) @ middle / mass == pytest.approx(14, abs=0.1)
+        assert images[0].sum(1) @ middle / mass == pytest.approx(14, abs=0.1)
+        rows, columns = (np.flatnonzero(images[0].max(axis) > 0.3) for axis in (1, 0))
         assert 18 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 21
+
+    def test_a_line_is_as_wide_as_those_of_mnist(self, page, mnist):
+        ones = mnist.train.images[mnist.train.labels == 1][:1000, 0].numpy() / 255
+        draw(page, [[(0.5, 0.1), (0.5, 0.9)]])
+        drawn, theirs = (images[:, 10:18].sum(2).mean() for images in (seen(page), ones))  # without the ends
+        assert drawn == pytest.approx(theirs, rel=0.15)
+
+    def test_a_letter_too_is_given_to_a_component(self, page):
+        draw(page, [[(0.3, 0.2), (0.3, 0.8)], [(0.7, 0.2), (0.7, 0.8)], [(0.3, 0.5), (0.7, 0.5)]])
+        assert page.locator("input:checked").input_value() == "gm-wae-digits"
+        assert state(page).probs.max() > 0.9
 
     def test_bars_move_while_one_draws(self, page):
         page.get_by_role("button", name="Clear").click()

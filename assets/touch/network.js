@@ -113,13 +113,13 @@ const touchNetwork = (() => {
   }
 
   // As MNIST was made: the drawing fills a box of 20 x 20, whose centre of mass is the centre of 28 x 28. Strokes are
-  // lists of [x, y] in [0, 1]; one that is much smaller than the field is not blown up.
+  // lists of [x, y] in [0, 1]; a mere dot is not blown up.
   function normalised(strokes) {
     const points = strokes.flat();
     if (!points.length) return new Float32Array(784);
     const low = [0, 1].map(d => Math.min(...points.map(point => point[d])));
     const high = [0, 1].map(d => Math.max(...points.map(point => point[d])));
-    const scale = (20 - 2 * EDGE) / Math.max(high[0] - low[0], high[1] - low[1], 0.2);
+    const scale = (20 - 2 * EDGE) / Math.max(high[0] - low[0], high[1] - low[1], 0.1);
     const placed = centre =>
       strokes.map(stroke => stroke.map(point => point.map((value, d) => (value - centre[d]) * scale + 14)));
     const middle = [0, 1].map(d => (low[d] + high[d]) / 2), first = inked(placed(middle));

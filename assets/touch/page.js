@@ -86,7 +86,9 @@
   }
 
   function drawSamples() {
-    for (const canvas of part("samples").children) show(canvas, touchNetwork.decode(state.model, touchNetwork.draw(state.model, state.k)));
+    for (const canvas of part("samples").children) {
+      show(canvas, touchNetwork.decode(state.model, touchNetwork.draw(state.model, state.k)));
+    }
   }
 
   // Standard deviations along the two directions.
@@ -111,7 +113,7 @@
     [...part("bars").children].forEach((row, k) => {
       const share = figure(model.shares[k]), digit = model.digits[k];
       row.children[1].textContent = `mostly ${digit}`;
-      row.title = `Component ${k}: a share of ${share} of the test images that it takes show a ${digit}.`;
+      row.title = `Of the test images that component ${k} takes, a share of ${share} shows a ${digit}.`;
     });
     root.querySelectorAll("[data-touch-about]").forEach(text => (text.hidden = text.dataset.touchAbout !== model.name));
     update();
@@ -128,7 +130,7 @@
   // Calls begin(point) and then go(point) while the pointer is down.
   function follow(target, begin, go, end) {
     target.addEventListener("pointerdown", event => {
-      if (event.button) return;
+      if (event.button || !event.isPrimary) return;
       target.setPointerCapture(event.pointerId);
       begin(place(event, target));
     });
@@ -202,11 +204,12 @@
     follow(
       field,
       point => {
-        state.pen = null;
+        Object.assign(state, { pen: null, down: false });
         state.strokes.push([point]);
         drawn();
       },
       points => {
+        if (!state.strokes.length) state.strokes.push([]); // cleared meanwhile
         state.strokes[state.strokes.length - 1].push(...points);
         drawn();
       },
