@@ -50,7 +50,7 @@ def data_data(
     Raises:
         ValueError: If a shape does not fit, B is below 2, or ``on`` is unknown.
 
-    Source: Gretton et al. (2012), lemma 6; chapter "A sum that costs what it uses".
+    Source: Gretton et al. (2012), lemma 6; chapter "Speed and sums".
     """
     check_choice("on", on, ON)
     batch = _check_posterior(probs, loc, scale)
@@ -101,7 +101,7 @@ def data_prior(
     Raises:
         ValueError: If a shape does not fit or ``on`` is unknown.
 
-    Source: Gretton et al. (2012), lemma 6; chapter "A sum that costs what it uses".
+    Source: Gretton et al. (2012), lemma 6; chapter "Speed and sums".
     """
     check_choice("on", on, ON)
     batch = _check_posterior(probs, loc, scale)
@@ -127,7 +127,7 @@ def prior_prior(prior: GaussianMixturePrior, kernel: Kernel, on: str = "pairs", 
     Raises:
         ValueError: If ``on`` is unknown or ``nodes`` is below 1.
 
-    Source: Gretton et al. (2012), lemma 6; chapter "A sum that costs what it uses".
+    Source: Gretton et al. (2012), lemma 6; chapter "Speed and sums".
     """
     check_choice("on", on, ON)
     check_positive_int("nodes", nodes)

@@ -28,7 +28,7 @@ class Selection(NamedTuple):
         component: Index k, int64, shape (N,); no pair of image and component stands twice.
         weight: Weight of the term, shape (N,), differentiable in q_D; the weights of an image sum to one.
 
-    Source: chapter "A sum that costs what it uses".
+    Source: chapter "Speed and sums".
     """
 
     image: Tensor
@@ -63,7 +63,7 @@ class Selection(NamedTuple):
 class Enumeration(ABC):
     """A rule that selects the terms of a sum over k.
 
-    Source: chapter "A sum that costs what it uses".
+    Source: chapter "Speed and sums".
     """
 
     @abstractmethod
@@ -87,7 +87,7 @@ class Enumeration(ABC):
 class Dense(Enumeration):
     """All B times K terms: exact.
 
-    Source: chapter "A sum that costs what it uses".
+    Source: chapter "Speed and sums".
     """
 
     def select(
@@ -115,7 +115,7 @@ class Truncated(Enumeration):
     Raises:
         ValueError: If ``tolerance`` is out of range.
 
-    Source: chapter "A sum that costs what it uses".
+    Source: chapter "Speed and sums".
     """
 
     tolerance: float = TOLERANCE
@@ -151,7 +151,7 @@ class TopM(Enumeration):
         TypeError: If ``m`` is not an integer.
         ValueError: If it is below 1.
 
-    Source: Liu et al. (2019), section 3; chapter "A sum that costs what it uses".
+    Source: Liu et al. (2019), section 3; chapter "Speed and sums".
     """
 
     m: int = 1
@@ -199,7 +199,7 @@ class Resampled(Enumeration):
         TypeError: If ``m`` is not an integer.
         ValueError: If it is below 1.
 
-    Source: Fearnhead and Clifford (2003), with a threshold that is fixed; chapter "A sum that costs what it uses".
+    Source: Fearnhead and Clifford (2003), with a threshold that is fixed; chapter "Speed and sums".
     """
 
     m: int = 2
@@ -242,7 +242,7 @@ def truncate(log_probs: Tensor, tolerance: float = TOLERANCE) -> tuple[Tensor, T
         The weights, shape (B, K), rows summing to one, zero where a component is left out, differentiable in q_D;
         and which take part, bool, shape (B, K).
 
-    Source: chapter "A sum that costs what it uses".
+    Source: chapter "Speed and sums".
     """
     probs = log_probs.exp()
     with torch.no_grad():
