@@ -49,7 +49,7 @@ colab: $(VENV)/ready ## write the chapters as plain notebooks for Colab, from wh
 	$(BIN)/jupyter-book build . --all -W -n --keep-going --builder custom --custom-builder colab
 	rm -rf colab && mkdir colab && cp -r _build/colab/book colab
 
-results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about eight hours on two cores)
+results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about twelve hours on two cores)
 	$(BIN)/python -m experiments.collapse --output results/collapse.json
 	$(BIN)/python -m experiments.wae_start --output results/wae_start.json
 	$(BIN)/python -m experiments.seeds --output results/gm_wae_seeds.json
@@ -64,6 +64,9 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.other_data --output results/other_data.json
 	$(BIN)/python -m experiments.imbalance --output results/imbalance.json --methods ten
 	$(BIN)/python -m experiments.causes --output results/causes.json
+	$(BIN)/python -m experiments.survival --output results/survival.json
+	$(BIN)/python -m experiments.ways_out --output results/ways_out.json
+	$(BIN)/python -m experiments.weights --output results/weights.json
 	$(BIN)/python -m experiments.pretrained --output gmlvm/data/pretrained
 	$(BIN)/python -m benchmarks --json results/benchmarks.json
 	$(BIN)/python -m benchmarks.groups --json results/seconds.json
