@@ -12,7 +12,7 @@ unit nbval notebooks: export TQDM_DISABLE := 1
 unit nbval: export OMP_NUM_THREADS := 1
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4
 
-.PHONY: help book test lint types unit nbval notebooks colab results bench clean
+.PHONY: help book pdf test lint types unit nbval notebooks colab results bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -20,6 +20,9 @@ help: ## list the commands
 
 book: $(BOOK) ## build the book and say where to open it
 	@echo "The book is built. Open file://$(CURDIR)/$(BOOK)"
+
+pdf: $(BOOK) ## print the book, with a Chromium or Chrome that is installed
+	$(BIN)/python -m gmlvm_book.pdf _build/html _build/book.pdf
 
 test: lint types unit nbval book ## everything: lint, types, unit tests, notebooks, the book's build
 
@@ -42,6 +45,7 @@ notebooks: $(VENV)/ready ## run every notebook from scratch and write its output
 	cd book && for notebook in $(notdir $(NOTEBOOKS)); do \
 	  ../$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900 $$notebook || exit 1; done
+	$(BIN)/python -m gmlvm_book.figures $(NOTEBOOKS)
 	$(BIN)/python -m gmlvm_book.picture
 
 colab: $(VENV)/ready ## write the chapters as plain notebooks for Colab, from what `make notebooks` left

@@ -27,7 +27,7 @@ LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 
 def use_style() -> None:
-    """Set the book's figure style for this session: palette, sizes, light grid."""
+    """Set the book's figure style for this session: palette, sizes, light grid; in a notebook, twice the dots."""
     plt.rcParams.update(
         {
             "axes.prop_cycle": cycler(color=PALETTE),
@@ -45,6 +45,11 @@ def use_style() -> None:
             "legend.frameon": False,
         }
     )
+    if "inline" in plt.get_backend():
+        from matplotlib_inline.config import InlineBackend
+
+        # Twice the dots, shown at the same size: sharp on any screen.
+        InlineBackend.instance().figure_formats = {"retina"}
 
 
 def line_style(index: int) -> dict[str, Any]:

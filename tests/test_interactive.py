@@ -6,6 +6,8 @@ import re
 from io import BytesIO
 
 import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from gmlvm_book.interactive import hover_map
@@ -25,6 +27,22 @@ def test_points_fill_the_unit_square_together_with_the_background():
     assert data["background"] == [[1, 0]]
     assert data["labels"] == [1, 0, 1]
     assert data["names"] == ["a", "b", "c"]
+
+
+def luminance(color):
+    """WCAG 2.2, relative luminance."""
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in np.array(to_rgb(color))]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_labels_can_be_told_from_the_background_and_from_each_other(theme):
+    data = embedded(hover_map(POINTS, np.zeros((3, 1, 4, 4)), [1, 0, 1], ["a", "b", "c"]))
+    behind = luminance(data["backgrounds"][theme])
+    for ink in data["inks"][theme]:
+        low, high = sorted([luminance(ink), behind])
+        assert (high + 0.05) / (low + 0.05) >= 2.99, ink
+    assert len(set(data["inks"][theme])) == 10
 
 
 def test_images_stand_in_one_picture_in_their_order():

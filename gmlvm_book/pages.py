@@ -1,0 +1,143 @@
+"""What the built pages need beyond the theme: an extension of Sphinx.
+
+Equations by KaTeX, from ``assets/katex``; only the icons that are used; a description and a preview picture of each
+page; ids that occur once; links back from source code that lead somewhere; references that a screen reader can read.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from docutils import nodes
+from myst_parser.sphinx_ext.mathjax import html_visit_displaymath
+from sphinx.ext.mathjax import html_visit_math
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+# Longer descriptions are cut by search engines and previews.
+_DESCRIPTION = 200
+# One icon of Font Awesome as its script holds it: name, width, height, other names, code, paths.
+_ICON = re.compile(r'"?(?P<name>[A-Za-z0-9-]+)"?:\[\d+,\d+,(?P<others>\[[^\]]*\]),"[^"]*",(?:"[^"]*"|\[[^\]]*\])\],?')
+_BACK = re.compile(r'id="(?P<name>[\w.]+)">\s*<a class="viewcode-back" href="(?P<page>[^"#]*)#[^"]*">')
+
+
+def describe(document: nodes.document) -> str:
+    """A page in a sentence or two: its first paragraph without equations, cut between words.
+
+    Args:
+        document: The page, as Sphinx resolved it.
+
+    Returns:
+        The text; empty if there is no such paragraph.
+    """
+    for paragraph in document.findall(nodes.paragraph):
+        if isinstance(paragraph.parent, nodes.section) and not any(paragraph.findall(nodes.math)):
+            text = " ".join(paragraph.astext().split())
+            return text if len(text) <= _DESCRIPTION else text[: _DESCRIPTION - 1].rsplit(" ", 1)[0] + " …"
+    return ""
+
+
+def keep_icons(script: str, used: set[str]) -> str:
+    """The script of Font Awesome with the icons that are used, and no others.
+
+    Args:
+        script: The whole script, minified.
+        used: Names of icons.
+
+    Raises:
+        ValueError: If the script has none of the icons: it is not written as this function expects.
+    """
+    found: set[str] = set()
+
+    def keep(icon: re.Match[str]) -> str:
+        names = {icon["name"], *re.findall(r'"([^"]+)"', icon["others"])} & used
+        found.update(names)
+        return icon[0] if names else ""
+
+    smaller = _ICON.sub(keep, script)
+    if not found:
+        raise ValueError(f"the script of Font Awesome must have some of the icons {sorted(used)}, got none of them")
+    return smaller
+
+
+def _unique_ids(app: Sphinx, document: nodes.document, docname: str) -> None:
+    """Ids of a page, each once: exercises, solutions and proofs all give their inner section the same."""
+    seen: set[str] = set()
+    for node in document.findall(nodes.Element):
+        if isinstance(node, nodes.section):
+            node["ids"] = [name for name in node["ids"] if name not in seen]
+        seen.update(node["ids"])
+
+
+def _page(app: Sphinx, pagename: str, template: str, context: dict[str, Any], document: nodes.document | None) -> None:
+    """What is wrong or missing in a page, just before it is written."""
+    # Sphinx doubles scripts without a file that an extension adds late: one has no name, the other an empty one.
+    context["script_files"][:] = [script for script in context["script_files"] if script.filename is not None]
+    if pagename == app.config.root_doc:
+        context["docstitle"] = ""  # it is the page's own title
+    context["metatags"] = context.get("metatags", "") + _metatags(app, context, document)
+    body = context.get("body", "")
+    # docutils gives roles that ARIA no longer has, or not here.
+    body = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    body = body.replace(' role="doc-biblioentry"', "")
+    # Code that scrolls does so by keyboard. The theme sees to that, but for doctests.
+    context["body"] = body.replace("<pre>", '<pre tabindex="0">')
+    if pagename.startswith("_modules/"):
+        context["body"] = _link_back(app, context["title"], context["body"])
+
+
+def _link_back(app: Sphinx, module: str, body: str) -> str:
+    """Source code with links to where objects are documented: under the name of their module, or a package above."""
+    parts = module.split(".")
+    places = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    objects = app.env.get_domain("py").objects  # type: ignore[attr-defined]
+
+    def back(link: re.Match[str]) -> str:
+        names = [f"{place}.{link['name']}" for place in places]
+        place = next(objects[name].node_id for name in names if name in objects)
+        return f'id="{link["name"]}"><a class="viewcode-back" href="{link["page"]}#{place}">'
+
+    return _BACK.sub(back, body)
+
+
+def _metatags(app: Sphinx, context: dict[str, Any], document: nodes.document | None) -> str:
+    """Description and preview, for search engines and for whoever is sent a link."""
+    title = re.sub("<[^>]*>", "", context.get("title", ""))
+    tags = {"og:type": "article", "og:title": title, "og:site_name": app.config.html_title}
+    description = describe(document) if document else ""
+    if description:
+        tags["og:description"] = description
+    if app.config.html_baseurl:
+        tags["og:image"] = f"{app.config.html_baseurl.rstrip('/')}/_static/samples.png"
+    lines = [f'<meta property="{name}" content="{escape(value)}" />' for name, value in tags.items()]
+    if description:
+        lines.append(f'<meta name="description" content="{escape(description)}" />')
+    return "\n".join(["", *lines])
+
+
+def _icons(app: Sphinx, exception: Exception | None) -> None:
+    """Leave out of Font Awesome's script whatever no page shows: 0.1 MB instead of 1.5."""
+    if exception or app.builder.format != "html":
+        return
+    static = Path(app.outdir, "_static")
+    scripts = [*static.glob("scripts/fontawesome.js"), *static.glob("vendor/fontawesome/*/js/all.min.js")]
+    texts = [*Path(app.outdir).rglob("*.html"), *static.glob("scripts/*theme.js"), *static.glob("*.js")]
+    used = {name for path in texts for name in re.findall(r"\bfa-([a-z0-9-]+)", path.read_text(encoding="utf-8"))}
+    for script in scripts:
+        script.write_text(keep_icons(script.read_text(encoding="utf-8"), used), encoding="utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx."""
+    app.add_html_math_renderer("katex", (html_visit_math, None), (html_visit_displaymath, None))
+    app.add_css_file("katex/katex.min.css")
+    for script in ("katex.min.js", "auto-render.min.js", "render.js"):
+        app.add_js_file(f"katex/{script}", loading_method="defer")
+    app.connect("doctree-resolved", _unique_ids)
+    app.connect("html-page-context", _page)
+    app.connect("build-finished", _icons)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
