@@ -1,1 +1,1 @@
-"""What only the book and its experiments use: result files, and figures that answer to the pointer."""
+"""What only the book and its experiments use: result files, a toy, schematics, figures that answer to the pointer."""
