@@ -1,1 +1,1 @@
-"""What only the book and its experiments use: result files, a toy, schematics, figures that answer, notebooks for Colab."""
+"""What only the book and its experiments use: result files, a toy, schematics, live figures, notebooks for Colab."""
