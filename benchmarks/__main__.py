@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import sections
+from benchmarks.output import parse_output
 from benchmarks.steps import BATCH_SIZE
 from gmlvm import datasets
-from gmlvm_book.records import write_record
 
 
 def measure() -> dict[str, Any]:
@@ -87,15 +85,10 @@ def _seconds(value: float | None) -> str:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="how fast training is, in ratios")
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
-    path = parser.parse_args().json
-    if path is not None and not path.parent.is_dir():
-        parser.error(f"no folder {path.parent} to write {path.name} to")
+    output = parse_output("python -m benchmarks", "how fast training is, in ratios")
     figures = measure()
     print("\n".join(table(figures)))
-    if path is not None:
-        write_record(path, f"python -m benchmarks --json {path.as_posix()}", figures)
+    output.write(figures)
 
 
 if __name__ == "__main__":

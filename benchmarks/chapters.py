@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import nbformat
 import torch
 from nbclient import NotebookClient
 
-from gmlvm_book.records import write_record
+from benchmarks.output import parse_output
 
 BOOK = Path(__file__).parents[1] / "book"
 
@@ -29,20 +28,12 @@ def seconds(path: Path) -> float:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.chapters", description=__doc__)
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
-    path = parser.parse_args().json
-    if path is not None and not path.parent.is_dir():
-        parser.error(f"no folder {path.parent} to write {path.name} to")
+    output = parse_output("python -m benchmarks.chapters", __doc__)
     figures = {}
     for chapter in sorted(BOOK.glob("*.ipynb")):
         figures[chapter.stem] = round(seconds(chapter), 1)
         print(f"{chapter.stem:20} {figures[chapter.stem]:6.0f} s")
-    if path is not None:
-        settings = {"threads": torch.get_num_threads(), "seed": 0}
-        write_record(
-            path, f"python -m benchmarks.chapters --json {path.as_posix()}", {"settings": settings, "seconds": figures}
-        )
+    output.write({"settings": {"threads": torch.get_num_threads(), "seed": 0}, "seconds": figures})
 
 
 if __name__ == "__main__":

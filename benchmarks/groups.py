@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.output import parse_output
 from experiments import ablations, contest, digits, measures
 from gmlvm import Clusterer, Distillation, InformationMaximisation, Objective, Run, datasets, embedding
-from gmlvm_book.records import write_record
 
 MARK = 0.95
 # Steps after which a training is looked at.
@@ -92,16 +90,10 @@ def table(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.groups", description=__doc__)
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
-    path = parser.parse_args().json
-    if path is not None and not path.parent.is_dir():
-        parser.error(f"no folder {path.parent} to write {path.name} to")
+    output = parse_output("python -m benchmarks.groups", __doc__)
     rows = seconds_to_mark()
     print("\n".join(table(rows)))
-    if path is not None:
-        figures = {"settings": {"threads": torch.get_num_threads(), "seed": 0, "mark": MARK}, "methods": rows}
-        write_record(path, f"python -m benchmarks.groups --json {path.as_posix()}", figures)
+    output.write({"settings": {"threads": torch.get_num_threads(), "seed": 0, "mark": MARK}, "methods": rows})
 
 
 if __name__ == "__main__":

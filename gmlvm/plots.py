@@ -199,12 +199,9 @@ def learning_curves(
         raise TypeError(f"smooth must be an integer, got {smooth!r}")
     if smooth < 1:
         raise ValueError(f"smooth must be at least 1, got {smooth}")
-    arrays = {name: _array(values).astype(float) for name, values in terms.items()}
+    arrays = _rows(terms, "step")
     if not arrays:
         raise ValueError("terms must name at least one array, got none")
-    for name, array in arrays.items():
-        if array.ndim != 1 or len(array) == 0:
-            raise ValueError(f"{name} must have shape (steps,), one step or more, got {array.shape}")
     ax = ax or plt.gca()
     for index, (name, array) in enumerate(arrays.items()):
         window = min(int(smooth), max(len(array) // 2, 1))
@@ -241,12 +238,9 @@ def seed_strip(
     """
     if not isinstance(values, Mapping):
         raise TypeError(f"values must be a mapping from names to figures of each seed, got {type(values).__name__}")
-    arrays = {name: _array(figures).astype(float) for name, figures in values.items()}
+    arrays = _rows(values, "seed")
     if not arrays:
         raise ValueError("values must name at least one row, got none")
-    for name, array in arrays.items():
-        if array.ndim != 1 or len(array) == 0:
-            raise ValueError(f"{name} must have shape (seeds,), one seed or more, got {array.shape}")
     ax = ax or plt.gca()
     for row, (name, array) in enumerate(arrays.items()):
         place = row + np.linspace(-0.2, 0.2, len(array)) if len(array) > 1 else [row]
@@ -256,6 +250,15 @@ def seed_strip(
     ax.set_yticks(range(len(arrays)), list(arrays))
     ax.set_ylim(len(arrays) - 0.5, -0.5)
     return ax
+
+
+def _rows(values: Mapping[str, Tensor | ArrayLike], unit: str) -> dict[str, NDArray[np.float64]]:
+    """Arrays by name, each with a value for one unit or more."""
+    arrays = {name: _array(row).astype(float) for name, row in values.items()}
+    for name, array in arrays.items():
+        if array.ndim != 1 or len(array) == 0:
+            raise ValueError(f"{name} must have shape ({unit}s,), one {unit} or more, got {array.shape}")
+    return arrays
 
 
 def _array(values: Tensor | ArrayLike) -> NDArray[Any]:

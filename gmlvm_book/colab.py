@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbformat
 from docutils import nodes
-from PIL import Image
 from sphinx.builders import Builder
 from sphinx.domains.std import StandardDomain
 
+from gmlvm_book.figures import lighten
 from gmlvm_book.plain import Markdown
 from gmlvm_book.records import read_record
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-# Pictures are shown until a reader's own run replaces them: fewer colours, and no more pixels than a page is wide.
-_COLOURS, _WIDTH = 256, 1000
+# Pictures are shown until a reader's own run replaces them: no more pixels than a page is wide.
+_WIDTH = 1000
 
 
 class ColabBuilder(Builder):
@@ -162,12 +161,8 @@ def _is_shown(output: nbformat.NotebookNode) -> bool:
 def _light(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """An output with its picture made small."""
     if "image/png" in output.get("data", {}):
-        picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGBA")
-        on_white = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-        on_white.thumbnail((_WIDTH, picture.height))
-        small = io.BytesIO()
-        on_white.quantize(_COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-        output.data["image/png"] = base64.b64encode(small.getvalue()).decode()
+        small = lighten(base64.b64decode(output.data["image/png"]), _WIDTH)
+        output.data["image/png"] = base64.b64encode(small).decode()
     return output
 
 

@@ -2,6 +2,7 @@
 
 import signal
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -51,6 +52,13 @@ def double_model():
     )
     model = GMLVM.for_images((1, 4, 3), 3, 2, prior=prior, hidden_dim=6, component_hidden_dim=4, seed=3)
     return model.double()
+
+
+@pytest.fixture
+def ax():
+    figure, axis = plt.subplots()
+    yield axis
+    plt.close(figure)
 
 
 @pytest.fixture

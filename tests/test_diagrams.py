@@ -1,6 +1,5 @@
 """Schematics draw on the axis they are given, and say what they should."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.patches import Ellipse
@@ -8,13 +7,6 @@ from scipy.optimize import linear_sum_assignment
 
 from gmlvm.plots import PALETTE
 from gmlvm_book import diagrams
-
-
-@pytest.fixture
-def ax():
-    figure, axis = plt.subplots()
-    yield axis
-    plt.close(figure)
 
 
 def words(ax):

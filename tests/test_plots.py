@@ -1,19 +1,11 @@
 """Plots draw the arrays they are given, on the axis they are given."""
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
 from gmlvm import History, plots
-
-
-@pytest.fixture
-def ax():
-    figure, axis = plt.subplots()
-    yield axis
-    plt.close(figure)
 
 
 def test_image_grid_places_every_image(ax):

@@ -18,10 +18,10 @@ from torch import nn
 
 from gmlvm import FullGaussianMixturePrior, GaussianMixturePrior, pretrained, weights
 from gmlvm_book import compact, touch
+from gmlvm_book.pdf import BROWSERS, find_browser
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "book" / "touch.md"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PROBABILITY, PIXEL = 1e-4, 1e-3  # how far the page may be from the library
 
 
@@ -191,7 +191,7 @@ class TestAxes:
 @pytest.fixture(scope="module")
 def browser():
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = find_browser()
     if path is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     with api.sync_playwright() as playwright:

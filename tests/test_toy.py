@@ -1,8 +1,6 @@
 """The toy is what its docstrings say, and its pictures show it."""
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.patches import Circle
@@ -12,13 +10,6 @@ from gmlvm.enumeration import Dense
 from gmlvm.plots import PALETTE
 from gmlvm.testing import check_divergence, check_model
 from gmlvm_book import toy
-
-
-@pytest.fixture
-def ax():
-    figure, axis = plt.subplots()
-    yield axis
-    plt.close(figure)
 
 
 def test_the_decoder_turns_by_half_the_length_and_shrinks():
