@@ -58,7 +58,8 @@ def pretrained(name: str) -> GMLVM:
     Raises:
         ValueError: If there is no model of that name, or its file is damaged.
 
-    Source: chapters "Components that mean digits", "Training the GM-WAE" and "How a VAE collapses".
+    Source: chapter "Components that mean digits"; for the two without a start, chapter "Training the GM-WAE" and
+    chapter "How a VAE collapses".
 
     Example:
         >>> pretrained("gm-wae-digits").sample(8, component=3).shape
