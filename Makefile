@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NOTEBOOKS := $(wildcard book/*.ipynb)
 BOOK := _build/html/index.html
-BOOK_SOURCES := _config.yml _toc.yml $(wildcard book/*) $(wildcard gmlvm/*.py gmlvm/*/*.py gmlvm_book/*.py) $(shell find assets -type f)
+BOOK_SOURCES := _config.yml _toc.yml $(wildcard book/*) $(wildcard gmlvm/*.py gmlvm/*/*.py gmlvm_book/*.py) $(shell find assets gmlvm/data -type f)
 
 # What is published was made without progress bars: their timings would differ at every run.
 unit nbval notebooks: export TQDM_DISABLE := 1

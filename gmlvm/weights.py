@@ -10,7 +10,7 @@ from gmlvm.model import GMLVM
 from gmlvm.validation import check_choice
 
 #: The models that :func:`gmlvm.pretrained` knows, all of MNIST's digits.
-NAMES = ("gm-wae-digits", "gm-vae-digits", "gm-wae")
+NAMES = ("gm-wae-digits", "gm-vae-digits", "gm-wae", "gm-vae")
 #: Name of the file beside them that says where they came from.
 RECORD = "origin.json"
 
@@ -45,7 +45,9 @@ def pretrained(name: str) -> GMLVM:
 
     ``"gm-wae-digits"`` is the GM-WAE whose components mean digits: a start for q_D, which then stayed as it was, and
     a prior of full covariances fitted to the codes. ``"gm-vae-digits"`` is the VAE from the same start, and
-    ``"gm-wae"`` the GM-WAE with neither start nor fitted prior. Their weights are rounded to 16 bits.
+    ``"gm-wae"`` the GM-WAE with neither start nor fitted prior. ``"gm-vae"`` is a VAE that collapsed: one component
+    takes nearly all images. Weights are rounded, so that the matrices of q_D and of the decoder have few different
+    values.
 
     Args:
         name: One of :data:`gmlvm.weights.NAMES`.
@@ -56,7 +58,8 @@ def pretrained(name: str) -> GMLVM:
     Raises:
         ValueError: If there is no model of that name, or its file is damaged.
 
-    Source: chapter "Components that mean digits".
+    Source: chapter "Components that mean digits"; for the two without a start, chapter "Training the GM-WAE" and
+    chapter "How a VAE collapses".
 
     Example:
         >>> pretrained("gm-wae-digits").sample(8, component=3).shape

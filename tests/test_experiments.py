@@ -392,9 +392,12 @@ def test_what_is_shipped_is_measured_as_it_is_shipped_and_written_when_all_of_it
     layer = "discrete_encoder.1.weight"
     assert torch.equal(states[0][layer], states[1][layer])
     assert not torch.equal(states[0]["decoder.0.weight"], states[1]["decoder.0.weight"])
-    trained = seeds.train(0)[0].state_dict()
-    torch.testing.assert_close(states[2][layer], trained[layer], rtol=1e-3, atol=1e-6)
-    assert not torch.equal(states[2][layer], trained[layer])
+    trained = seeds.train(0)[0].state_dict()[layer]
+    step = 2 ** (trained.std() * pretrained.SHARE).log2().round()
+    torch.testing.assert_close(states[2][layer], trained, rtol=0, atol=float(step / 2))
+    assert torch.equal((states[2][layer] / step).round() * step, states[2][layer])
+    assert not torch.equal(states[2][layer], trained)
+    assert states[3][layer].std() < 2 * pretrained.COLLAPSE["weight_std"]  # after two steps
 
 
 # A weight that travels.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.pretrained import SHARE
 from gmlvm import FullGaussianMixturePrior, GaussianMixturePrior, evaluate, pretrained, weights
 from gmlvm.generation import evaluate_samples
 from gmlvm_book.instrument import load_classifier
@@ -62,6 +63,13 @@ class TestModels:
     def test_it_takes_at_most_three_megabytes(self, name):
         assert (FOLDER / f"{name}.safetensors").stat().st_size <= 3_000_000
 
+    def test_its_matrices_of_q_d_and_the_decoder_are_multiples_of_a_power_of_two(self, model):
+        for network in (model.discrete_encoder, model.decoder):
+            for matrix in (parameter for parameter in network.parameters() if parameter.ndim > 1):
+                steps = 2.0 ** torch.arange(-20, 0)
+                coarsest = max(step for step in steps if torch.equal((matrix / step).round() * step, matrix))
+                assert 0.7 * SHARE <= coarsest / matrix.std() <= 1.5 * SHARE
+
     def test_it_has_the_figures_of_its_components(self, name, model, mnist):
         self.agree(asdict(evaluate(model, mnist)), weights.origin(name).figures, 4)
 
@@ -83,15 +91,16 @@ class TestModels:
         assert not torch.equal(draws[0], draws[2])
 
 
-def test_two_models_share_a_start_and_the_third_has_none():
-    wae, vae, plain = (pretrained(name) for name in ("gm-wae-digits", "gm-vae-digits", "gm-wae"))
+def test_two_models_share_a_start_and_the_others_have_none():
+    wae, vae, plain, collapsed = (pretrained(name) for name in weights.NAMES)
     ours, theirs = wae.state_dict(), vae.state_dict()
     shared = {name for name in ours if torch.equal(ours[name], theirs[name])}
     assert shared == {name for name in ours if name.startswith("discrete_encoder.")} | {"prior.logits"}  # mean q_D
     assert isinstance(wae.prior, FullGaussianMixturePrior)
     assert isinstance(vae.prior, FullGaussianMixturePrior)
-    assert torch.equal(plain.prior.loc, GaussianMixturePrior.simplex(10, 9).loc)
-    assert torch.equal(plain.prior.scale, torch.ones(10, 9))
+    for model in (plain, collapsed):
+        assert torch.equal(model.prior.loc, GaussianMixturePrior.simplex(10, 9).loc)
+        assert torch.equal(model.prior.scale, torch.ones(10, 9))
 
 
 def test_components_mean_digits_after_the_start_alone():
@@ -102,6 +111,12 @@ def test_components_mean_digits_after_the_start_alone():
         assert figures[name]["least_purity"] > 0.88
     assert figures["gm-wae"]["accuracy"] < 0.6
     assert figures["gm-wae"]["purity"] < 0.5
+
+
+def test_components_are_all_in_use_but_for_the_vae_that_collapsed():
+    entropies = {name: weights.origin(name).figures["component_entropy"] for name in weights.NAMES}
+    assert entropies.pop("gm-vae") < 0.1
+    assert min(entropies.values()) > 2.29
 
 
 def test_each_says_how_it_was_made(name):

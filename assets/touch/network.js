@@ -18,17 +18,15 @@ const touchNetwork = (() => {
     return new Uint8Array(await new Response(stream).arrayBuffer());
   }
 
-  // Linear layer, its weights stored input by input: {order, weight, bias}.
+  // Linear layer, its weights stored input by input: {inputs, weight, bias}.
   function readLayer(take, inputs, outputs) {
-    const order = new Uint16Array(take(2 * inputs)), step = new Float32Array(take(4 * inputs));
-    const tolerance = new Float32Array(take(4 * outputs)), bias = new Float32Array(take(4 * outputs));
-    const count = inputs * outputs, planes = new Uint8Array(take(3 * count)), weight = new Float32Array(count);
-    for (let j = 0, n = 0; j < inputs; j++)
-      for (let i = 0; i < outputs; i++, n++) {
-        const u = planes[n] | (planes[count + n] << 8) | (planes[2 * count + n] << 16);
-        weight[n] = ((u >>> 1) ^ -(u & 1)) * step[j] * tolerance[i];
-      }
-    return { order, weight, bias };
+    const factor = new Float32Array(take(4 * outputs)), bias = new Float32Array(take(4 * outputs));
+    const count = inputs * outputs, planes = new Uint8Array(take(2 * count)), weight = new Float32Array(count);
+    for (let n = 0; n < count; n++) {
+      const u = planes[n] | (planes[count + n] << 8);
+      weight[n] = ((u >>> 1) ^ -(u & 1)) * factor[n % outputs];
+    }
+    return { inputs, weight, bias };
   }
 
   // The models as {name, encoder, decoder, loc, axes, ...}, and the test images, from touchData.
@@ -38,7 +36,7 @@ const touchNetwork = (() => {
     const take = length => bytes.slice(at, (at += length)).buffer;
     const networks = data.networks.map(sizes => sizes.slice(1).map((outputs, i) => readLayer(take, sizes[i], outputs)));
     const models = data.models.map(model => {
-      const decoder = networks[model.decoder], dim = decoder[0].order.length, components = model.digits.length;
+      const decoder = networks[model.decoder], dim = decoder[0].inputs, components = model.digits.length;
       const loc = new Float32Array(take(4 * components * dim));
       const axes = new Float32Array(take(4 * components * dim * dim));
       return { ...model, encoder: networks[model.encoder], decoder, loc, axes, dim, components };
@@ -48,10 +46,10 @@ const touchNetwork = (() => {
   }
 
   function run(layers, x) {
-    layers.forEach(({ order, weight, bias }, l) => {
+    layers.forEach(({ inputs, weight, bias }, l) => {
       const y = Float64Array.from(bias), outputs = y.length;
-      for (let j = 0; j < order.length; j++) {
-        const value = x[order[j]];
+      for (let j = 0; j < inputs; j++) {
+        const value = x[j];
         if (value !== 0) for (let i = 0, n = j * outputs; i < outputs; i++, n++) y[i] += value * weight[n];
       }
       x = l < layers.length - 1 ? y.map(value => Math.max(value, 0)) : y;
@@ -86,6 +84,8 @@ const touchNetwork = (() => {
   // A code from the Gaussian of component k.
   const draw = (model, k) => code(model, k, Array.from({ length: model.dim }, normal));
 
+  // Where MNIST's digits have their centre of mass: in the middle of the pixel of row and column 14.
+  const CENTRE = 14.5;
   // Half the width of a stroke that is fully on, and of one with its soft edge, in pixels of 28.
   const CORE = 1, EDGE = 2;
 
@@ -112,7 +112,7 @@ const touchNetwork = (() => {
     return image;
   }
 
-  // As MNIST was made: the drawing fills a box of 20 x 20, whose centre of mass is the centre of 28 x 28. Strokes are
+  // As MNIST was made: the drawing fills a box of 20 x 20, and is put where its centre of mass is theirs. Strokes are
   // lists of [x, y] in [0, 1]; a mere dot is not blown up.
   function normalised(strokes) {
     const points = strokes.flat();
@@ -121,7 +121,7 @@ const touchNetwork = (() => {
     const high = [0, 1].map(d => Math.max(...points.map(point => point[d])));
     const scale = (20 - 2 * EDGE) / Math.max(high[0] - low[0], high[1] - low[1], 0.1);
     const placed = centre =>
-      strokes.map(stroke => stroke.map(point => point.map((value, d) => (value - centre[d]) * scale + 14)));
+      strokes.map(stroke => stroke.map(point => point.map((value, d) => (value - centre[d]) * scale + CENTRE)));
     const middle = [0, 1].map(d => (low[d] + high[d]) / 2), first = inked(placed(middle));
     let mass = 0, x = 0, y = 0;
     first.forEach((value, n) => {
@@ -129,7 +129,7 @@ const touchNetwork = (() => {
       x += value * ((n % 28) + 0.5);
       y += value * (Math.floor(n / 28) + 0.5);
     });
-    return inked(placed([middle[0] + (x / mass - 14) / scale, middle[1] + (y / mass - 14) / scale]));
+    return inked(placed([middle[0] + (x / mass - CENTRE) / scale, middle[1] + (y / mass - CENTRE) / scale]));
   }
 
   return { read, probabilities, decode, code, draw, normalised };

@@ -23,6 +23,10 @@
   const picture = label => element("canvas", { class: "touch-image", width: 28, height: 28, role: "img", "aria-label": label });
   const likeliest = probs => probs.indexOf(Math.max(...probs));
   const figure = value => value.toFixed(3);
+  // Of the test images: what a component takes, in a word or two.
+  const most = ({ shares }, k) => (shares[k] < 0.5 ? "often" : "mostly");
+  const takes = (model, k) =>
+    model.digits[k] === null ? "takes no test image" : `takes ${most(model, k)} the digit ${model.digits[k]}`;
 
   // The field, as it is drawn on.
   function drawField() {
@@ -71,7 +75,7 @@
     part("images").querySelectorAll("button").forEach((button, i) => button.setAttribute("aria-pressed", i === state.picked));
     state.words = empty
       ? "The field is empty."
-      : `Most probable: component ${best}, with a probability of ${figure(probs[best])}; it takes mostly the digit ${state.model.digits[best]}.`;
+      : `Most probable: component ${best}, with a probability of ${figure(probs[best])}; it ${takes(state.model, best)}.`;
   }
 
   // Said when a stroke has ended, so that a screen reader isn't told every point of it.
@@ -93,7 +97,7 @@
 
   // Standard deviations along the two directions.
   function move(first, second) {
-    const most = 3, clip = value => Math.round(Math.min(most, Math.max(-most, value)) * 10) / 10;
+    const limit = 3, clip = value => Math.round(Math.min(limit, Math.max(-limit, value)) * 10) / 10;
     state.steps = [clip(first), clip(second)];
     state.steps.forEach((value, i) => {
       const slider = part(`direction-${i}`), text = (value > 0 ? "+" : "") + value.toFixed(1).replace("-", "−");
@@ -102,8 +106,8 @@
       slider.nextElementSibling.textContent = text;
     });
     const dot = part("pad").firstElementChild;
-    dot.style.left = 50 + (50 * state.steps[0]) / most + "%";
-    dot.style.top = 50 - (50 * state.steps[1]) / most + "%";
+    dot.style.left = 50 + (50 * state.steps[0]) / limit + "%";
+    dot.style.top = 50 - (50 * state.steps[1]) / limit + "%";
     state.decoded = touchNetwork.decode(state.model, touchNetwork.code(state.model, state.k, state.steps));
     show(part("decoded"), state.decoded);
   }
@@ -111,9 +115,12 @@
   function use(model) {
     state.model = model;
     [...part("bars").children].forEach((row, k) => {
-      const share = figure(model.shares[k]), digit = model.digits[k];
-      row.children[1].textContent = `mostly ${digit}`;
-      row.title = `Of the test images that component ${k} takes, a share of ${share} shows a ${digit}.`;
+      const share = figure(model.shares[k] ?? 0), digit = model.digits[k];
+      row.children[1].textContent = digit === null ? "none" : `${most(model, k)} ${digit}`;
+      row.title =
+        digit === null
+          ? `Component ${k} takes no test image.`
+          : `Of the test images that component ${k} takes, a share of ${share} shows a ${digit}.`;
     });
     root.querySelectorAll("[data-touch-about]").forEach(text => (text.hidden = text.dataset.touchAbout !== model.name));
     update();
