@@ -7,6 +7,7 @@ page; ids that occur once; links back from source code that lead somewhere; refe
 from __future__ import annotations
 
 import re
+from collections import Counter
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,12 +66,11 @@ def keep_icons(script: str, used: set[str]) -> str:
 
 
 def _unique_ids(app: Sphinx, document: nodes.document, docname: str) -> None:
-    """Ids of a page, each once: exercises, solutions and proofs all give their inner section the same."""
-    seen: set[str] = set()
+    """Ids of a page, each once: exercises, solutions and proofs have theirs from a fixed name, numbered here."""
+    seen: Counter[str] = Counter()
     for node in document.findall(nodes.Element):
-        if isinstance(node, nodes.section):
-            node["ids"] = [name for name in node["ids"] if name not in seen]
         seen.update(node["ids"])
+        node["ids"] = [f"{name}-{seen[name]}" if seen[name] > 1 else name for name in node["ids"]]
 
 
 def _page(app: Sphinx, pagename: str, template: str, context: dict[str, Any], document: nodes.document | None) -> None:
@@ -78,14 +78,14 @@ def _page(app: Sphinx, pagename: str, template: str, context: dict[str, Any], do
     # Sphinx doubles scripts without a file that an extension adds late: one has no name, the other an empty one.
     context["script_files"][:] = [script for script in context["script_files"] if script.filename is not None]
     if pagename == app.config.root_doc:
-        context["docstitle"] = ""  # it is the page's own title
+        # The book's title is the page's own, and stands once in the browser's tab.
+        context["theme_logo"] = {**context.get("theme_logo", {}), "text": context["docstitle"]}
+        context["docstitle"] = ""
     context["metatags"] = context.get("metatags", "") + _metatags(app, context, document)
     body = context.get("body", "")
     # docutils gives roles that ARIA no longer has, or not here.
     body = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
-    body = body.replace(' role="doc-biblioentry"', "")
-    # Code that scrolls does so by keyboard. The theme sees to that, but for doctests.
-    context["body"] = body.replace("<pre>", '<pre tabindex="0">')
+    context["body"] = body.replace(' role="doc-biblioentry"', "")
     if pagename.startswith("_modules/"):
         context["body"] = _link_back(app, context["title"], context["body"])
 
