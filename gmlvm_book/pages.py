@@ -1,7 +1,8 @@
 """What the built pages need beyond the theme: an extension of Sphinx.
 
 Equations by KaTeX, from ``assets/katex``; only the icons that are used; a description and a preview picture of each
-page; ids that occur once; links back from source code that lead somewhere; references that a screen reader can read.
+page; ids that occur once; links to PyTorch and NumPy; links back from source code that lead somewhere; references that
+a screen reader can read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from sphinx.ext.mathjax import html_visit_math
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
 
+# What docstrings and chapters name of other projects, and where it is explained. Sphinx would ask the network for that.
+_ELSEWHERE = {
+    "torch.Tensor": "https://docs.pytorch.org/docs/stable/tensors.html#torch.Tensor",
+    "numpy.ndarray": "https://numpy.org/doc/stable/reference/generated/numpy.ndarray.html",
+    "numpy.dtype": "https://numpy.org/doc/stable/reference/generated/numpy.dtype.html",
+    "numpy.float64": "https://numpy.org/doc/stable/reference/arrays.scalars.html#numpy.float64",
+}
 # Longer descriptions are cut by search engines and previews.
 _DESCRIPTION = 200
 # One icon of Font Awesome as its script holds it: name, width, height, other names, code, paths.
@@ -63,6 +72,14 @@ def keep_icons(script: str, used: set[str]) -> str:
     if not found:
         raise ValueError(f"the script of Font Awesome must have some of the icons {sorted(used)}, got none of them")
     return smaller
+
+
+def _elsewhere(
+    app: Sphinx, env: BuildEnvironment, node: nodes.Element, content: nodes.Element
+) -> nodes.reference | None:
+    """A link to what another project explains."""
+    address = _ELSEWHERE.get(node["reftarget"])
+    return nodes.reference("", "", content, refuri=address, internal=False) if address else None
 
 
 def _unique_ids(app: Sphinx, document: nodes.document, docname: str) -> None:
@@ -137,6 +154,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_css_file("katex/katex.min.css")
     for script in ("katex.min.js", "auto-render.min.js", "render.js"):
         app.add_js_file(f"katex/{script}", loading_method="defer")
+    app.connect("missing-reference", _elsewhere)
     app.connect("doctree-resolved", _unique_ids)
     app.connect("html-page-context", _page)
     app.connect("build-finished", _icons)
