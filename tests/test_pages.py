@@ -183,3 +183,11 @@ def test_figures_in_the_dark_are_as_they_were_drawn(opened):
             "e => { const s = getComputedStyle(e); return [s.filter, s.padding, s.backgroundColor]; }"
         )
         assert style == ["none", "0px", "rgb(255, 255, 255)"]
+
+
+def test_figures_are_legible_on_a_phone_and_open_alone(opened):
+    show(opened, PHONE)
+    for figure in opened.locator("article .cell_output img").all():
+        shown, dots = figure.evaluate("e => [e.getBoundingClientRect().width, e.naturalWidth]")
+        assert shown >= 0.65 * dots / 2  # two dots make a pixel of the figure as it was drawn
+        assert figure.evaluate("e => e.closest('a.image-reference').href === e.src")
