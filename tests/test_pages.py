@@ -160,6 +160,10 @@ def test_paper_cuts_nothing(opened):
     framed = "article div.cell_input, article figure"
     assert {e.evaluate("e => getComputedStyle(e).breakInside") for e in opened.locator(framed).all()} <= {"avoid"}
     assert opened.locator("article details:not([open]):visible").count() == 0
+    for solution in opened.locator("article .toggle-hidden > section").all():
+        assert solution.evaluate("e => e.clientHeight >= e.firstElementChild.clientHeight && e.clientHeight > 0")
+        assert solution.is_visible()
+        assert solution.evaluate("e => getComputedStyle(e).opacity") == "1"
 
 
 def test_has_no_serious_barrier(opened):
