@@ -12,7 +12,7 @@ unit nbval notebooks: export TQDM_DISABLE := 1
 unit nbval: export OMP_NUM_THREADS := 1
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4
 
-.PHONY: help book pdf test lint types unit nbval notebooks colab results bench clean
+.PHONY: help book pdf test lint types unit nbval pages notebooks colab results bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -24,7 +24,7 @@ book: $(BOOK) ## build the book and say where to open it
 pdf: $(BOOK) ## print the book, with a Chromium or Chrome that is installed
 	$(BIN)/python -m gmlvm_book.pdf _build/html _build/book.pdf
 
-test: lint types unit nbval book ## everything: lint, types, unit tests, notebooks, the book's build
+test: lint types unit nbval pages ## everything: lint, types, unit tests, notebooks, the book's build and pages
 
 lint: $(VENV)/ready ## lint and format check of code and notebooks
 	$(BIN)/ruff check .
@@ -34,10 +34,13 @@ types: $(VENV)/ready ## static types of the library
 	$(BIN)/mypy
 
 unit: $(VENV)/ready ## unit tests and doctests
-	$(PYTEST) tests gmlvm gmlvm_book
+	$(PYTEST) tests gmlvm gmlvm_book --ignore tests/test_pages.py
 
 nbval: $(VENV)/ready ## run every notebook and compare with its committed outputs
 	$(PYTEST) --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=900 book
+
+pages: $(BOOK) ## every page of the built book: links, phone, paper, dark, by ear; in a Chromium that is installed
+	$(PYTEST) tests/test_pages.py
 
 notebooks: $(VENV)/ready ## run every notebook from scratch and write its outputs
 	$(BIN)/python -m gmlvm_book.setup_cell $(NOTEBOOKS)

@@ -1,12 +1,14 @@
 """What the built pages need beyond the theme: an extension of Sphinx.
 
 Equations by KaTeX, from ``assets/katex``; only the icons that are used; a description and a preview picture of each
-page; ids that occur once; links back from source code that lead somewhere; references that a screen reader can read.
+page; ids that occur once; links to PyTorch and NumPy; links back from source code that lead somewhere; references that
+a screen reader can read.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,15 @@ from sphinx.ext.mathjax import html_visit_math
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
 
+# What docstrings and chapters name of other projects, and where it is explained. Sphinx would ask the network for that.
+_ELSEWHERE = {
+    "torch.Tensor": "https://docs.pytorch.org/docs/stable/tensors.html#torch.Tensor",
+    "numpy.ndarray": "https://numpy.org/doc/stable/reference/generated/numpy.ndarray.html",
+    "numpy.dtype": "https://numpy.org/doc/stable/reference/generated/numpy.dtype.html",
+    "numpy.float64": "https://numpy.org/doc/stable/reference/arrays.scalars.html#numpy.float64",
+}
 # Longer descriptions are cut by search engines and previews.
 _DESCRIPTION = 200
 # One icon of Font Awesome as its script holds it: name, width, height, other names, code, paths.
@@ -64,13 +74,20 @@ def keep_icons(script: str, used: set[str]) -> str:
     return smaller
 
 
+def _elsewhere(
+    app: Sphinx, env: BuildEnvironment, node: nodes.Element, content: nodes.Element
+) -> nodes.reference | None:
+    """A link to what another project explains."""
+    address = _ELSEWHERE.get(node["reftarget"])
+    return nodes.reference("", "", content, refuri=address, internal=False) if address else None
+
+
 def _unique_ids(app: Sphinx, document: nodes.document, docname: str) -> None:
-    """Ids of a page, each once: exercises, solutions and proofs all give their inner section the same."""
-    seen: set[str] = set()
+    """Ids of a page, each once: exercises, solutions and proofs have theirs from a fixed name, numbered here."""
+    seen: Counter[str] = Counter()
     for node in document.findall(nodes.Element):
-        if isinstance(node, nodes.section):
-            node["ids"] = [name for name in node["ids"] if name not in seen]
         seen.update(node["ids"])
+        node["ids"] = [f"{name}-{seen[name]}" if seen[name] > 1 else name for name in node["ids"]]
 
 
 def _page(app: Sphinx, pagename: str, template: str, context: dict[str, Any], document: nodes.document | None) -> None:
@@ -78,14 +95,14 @@ def _page(app: Sphinx, pagename: str, template: str, context: dict[str, Any], do
     # Sphinx doubles scripts without a file that an extension adds late: one has no name, the other an empty one.
     context["script_files"][:] = [script for script in context["script_files"] if script.filename is not None]
     if pagename == app.config.root_doc:
-        context["docstitle"] = ""  # it is the page's own title
+        # The book's title is the page's own, and stands once in the browser's tab.
+        context["theme_logo"] = {**context.get("theme_logo", {}), "text": context["docstitle"]}
+        context["docstitle"] = ""
     context["metatags"] = context.get("metatags", "") + _metatags(app, context, document)
     body = context.get("body", "")
     # docutils gives roles that ARIA no longer has, or not here.
     body = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
-    body = body.replace(' role="doc-biblioentry"', "")
-    # Code that scrolls does so by keyboard. The theme sees to that, but for doctests.
-    context["body"] = body.replace("<pre>", '<pre tabindex="0">')
+    context["body"] = body.replace(' role="doc-biblioentry"', "")
     if pagename.startswith("_modules/"):
         context["body"] = _link_back(app, context["title"], context["body"])
 
@@ -137,6 +154,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_css_file("katex/katex.min.css")
     for script in ("katex.min.js", "auto-render.min.js", "render.js"):
         app.add_js_file(f"katex/{script}", loading_method="defer")
+    app.connect("missing-reference", _elsewhere)
     app.connect("doctree-resolved", _unique_ids)
     app.connect("html-page-context", _page)
     app.connect("build-finished", _icons)

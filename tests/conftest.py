@@ -67,3 +67,20 @@ def terminal():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A Chromium that is installed, driven by Playwright."""
+    from gmlvm_book.pdf import find_browser
+
+    path = find_browser()
+    if path is None:
+        pytest.skip("no Chromium is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Bars are to be seen, and so to be measured.
+        browser = playwright.chromium.launch(executable_path=path, ignore_default_args=["--hide-scrollbars"])
+        yield browser
+        browser.close()

@@ -59,3 +59,30 @@ def test_text_cannot_leave_the_script():
     assert page.count("</script>") == 1
     assert 'aria-label="a &quot;map&quot;"' in page
     assert "http" not in page
+
+
+def test_answers_a_finger_and_keys_says_what_it_shows_and_is_dark_where_the_page_is(browser, tmp_path):
+    page_file = tmp_path / "map.html"
+    body = hover_map(POINTS, np.zeros((3, 1, 4, 4)), [1, 0, 1], ["first", "second", "third"])
+    page_file.write_text(f"<!doctype html><html data-theme=dark><body>{body}</body></html>")
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    box = page.locator("canvas").bounding_box()
+    says, card = page.locator("[role=status]"), page.locator("figure")
+    page.touchscreen.tap(box["x"] + box["width"] * 616 / 640, box["y"] + box["height"] * 24 / 560)
+    assert says.text_content() == "Image 2 of 3: second"
+    assert card.is_visible()
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.1)
+    assert says.text_content() == ""
+    assert not card.is_visible()
+    page.locator("canvas").focus()
+    page.keyboard.press("ArrowLeft")
+    assert says.text_content() == "Image 3 of 3: third"
+    page.keyboard.press("Escape")
+    assert not card.is_visible()
+    colour = "getComputedStyle(document.querySelector('canvas')).backgroundColor"
+    assert page.evaluate(colour) == "rgb(20, 24, 30)"
+    page.evaluate("document.documentElement.dataset.theme = 'light'")
+    page.wait_for_function(f"{colour} === 'rgb(255, 255, 255)'")
+    context.close()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import base64
 import json
 import re
+from io import BytesIO
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -75,6 +78,14 @@ class TestNotebook:
                 rendering = cell.metadata["mystnb"]
                 assert len(rendering["image"]["alt"]) > 40
                 assert len(rendering["figure"]["caption"]) > 40
+
+    def test_every_figure_is_sharp_at_twice_the_density_and_light(self, path):
+        for cell in code_cells(path):
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    picture = Image.open(BytesIO(base64.b64decode(output.data["image/png"])))
+                    assert picture.mode == "P"
+                    assert picture.width // 2 == output.metadata["image/png"]["width"]
 
     def test_is_small(self, path):
         assert path.stat().st_size <= 1_500_000

@@ -1,0 +1,39 @@
+"""What the book's own extension of Sphinx does to a page."""
+
+import pytest
+from docutils.frontend import get_default_settings
+from docutils.parsers.rst import Parser
+from docutils.utils import new_document
+
+from gmlvm_book.pages import describe, keep_icons
+
+GLASS = '"magnifying-glass":[512,512,[128269,"search"],"f002","M1 2z"],'
+ROCKET, SUN = 'rocket:[512,512,[],"f135",["M3","M4"]],', 'sun:[512,512,[9728],"f185","M5z"]'
+ICONS = f'var e={{{GLASS}{ROCKET}{SUN}}};d("fas",e)'
+
+
+def document(text):
+    parsed = new_document("page", get_default_settings(Parser))
+    Parser().parse(f"Title\n=====\n\n{text}", parsed)
+    return parsed
+
+
+def test_description_is_the_first_paragraph_without_an_equation():
+    assert describe(document("With :math:`k`.\n\n* In a list.\n\nOf two\nlines.")) == "Of two lines."
+    assert describe(document("* In a list.")) == ""
+
+
+def test_long_descriptions_end_between_words():
+    text = describe(document("word " * 60))
+    assert len(text) <= 200
+    assert text == " ".join(["word"] * 39 + ["…"])
+
+
+def test_icons_that_are_used_are_kept_by_any_of_their_names():
+    assert keep_icons(ICONS, {"search", "sun", "lg"}) == f'var e={{{GLASS}{SUN}}};d("fas",e)'
+    assert keep_icons(ICONS, {"rocket"}) == f'var e={{{ROCKET}}};d("fas",e)'
+
+
+def test_a_script_without_icons_is_an_error():
+    with pytest.raises(ValueError, match=r"some of the icons \['rocket'\], got none"):
+        keep_icons("var e={}", {"rocket"})
