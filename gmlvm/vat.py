@@ -192,5 +192,7 @@ def running_statistics_kept(logits: Callable[[Tensor], Tensor]) -> Iterator[None
 
 def _direction(vectors: Tensor) -> Tensor:
     """Each of (B, ...) with Euclidean length one; zero stays zero."""
-    length: Tensor = vectors.flatten(1).norm(dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)
-    return vectors / length.view(-1, *[1] * (vectors.ndim - 1))
+    rows, tiny = vectors.flatten(1), torch.finfo(vectors.dtype).tiny
+    # By the largest entry first: where q is nearly certain gradients are so small that their squares are zero.
+    rows = rows / rows.abs().amax(1, keepdim=True).clamp_min(tiny)
+    return (rows / rows.norm(dim=1, keepdim=True).clamp_min(tiny)).view_as(vectors)

@@ -210,6 +210,19 @@ def test_what_no_perturbation_changes_is_not_perturbed(images):
     assert torch.equal(r, torch.zeros_like(images))
 
 
+@pytest.mark.parametrize("margin", [0.0, 45.0, 60.0])  # of logits: a slope of up to exp(-60), whose square is zero
+def test_a_perturbation_has_its_length_where_q_is_nearly_certain(margin):
+    x = torch.rand(4, 1, 2, 3, generator=torch.Generator().manual_seed(0))
+    weight = torch.linspace(1, 2, 6)
+
+    def logits(x):
+        return torch.stack([torch.zeros(len(x)), x.flatten(1) @ weight - margin], 1)
+
+    r = worst_perturbation(logits, x, 0.7, torch.Generator().manual_seed(0))
+    along = r.flatten(1) @ weight / weight.norm()
+    torch.testing.assert_close(along.abs(), torch.full((4,), 0.7))
+
+
 # Smoothness
 
 
