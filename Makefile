@@ -58,7 +58,9 @@ colab: $(VENV)/ready ## write the chapters as plain notebooks for Colab, from wh
 
 results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about twelve hours on two cores)
 	$(BIN)/python -m experiments.collapse --output results/collapse.json
-	$(BIN)/python -m experiments.wae_start --output results/wae_start.json
+	$(BIN)/python -m experiments.wae_start --output results/wae_start.json \
+	    --methods "wae, beta 1" "wae, beta 10" "scratch, beta 1"
+	$(BIN)/python -m experiments.wae_start --output results/scratch.json --methods "scratch, beta 10"
 	$(BIN)/python -m experiments.seeds --output results/gm_wae_seeds.json
 	$(BIN)/python -m experiments.expectations --output results/expectations.json
 	$(BIN)/python -m experiments.expectations --output results/expectations_fresh.json \

@@ -1,7 +1,7 @@
 """A GM-VAE that starts from a trained GM-WAE, beside one that starts from nothing, over three seeds.
 
-``python -m experiments.wae_start --output results/wae_start.json`` makes the file that the chapter "A VAE that starts
-from the WAE" reads.
+``python -m experiments.wae_start`` makes the files that the chapter "A VAE that starts from the WAE" reads; the
+Makefile has the commands.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ METHODS = {
     "wae, beta 1": vae(1.0, plain),
     "wae, beta 10": vae(10.0, plain),
     "scratch, beta 1": vae(1.0, untrained),
+    "scratch, beta 10": vae(10.0, untrained),
 }
 
 if __name__ == "__main__":

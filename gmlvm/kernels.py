@@ -17,9 +17,9 @@ from gmlvm.prior import Prior
 from gmlvm.validation import check_number, check_positive_int
 
 #: Bandwidths of the default kernel, in units of the mean squared distance between two codes of one prior component.
-#: Wider than the original's (0.1 to 10): with the simplex prior of ten components, whose codes are 1.9 units apart
-#: across components, all but the first are wider than the whole prior. They see a component's mean and variance from
-#: afar, and little of how its codes fill it, which takes bandwidths of 0.1 to 0.3.
+#: As wide as the original's (0.8 to 80 in this unit): with the simplex prior of ten components, whose codes are 1.9
+#: units apart across components, all but the first are wider than the whole prior. They see a component's mean and
+#: variance from afar, and little of how its codes fill it, which takes bandwidths of 0.1 to 0.3.
 DEFAULT_BANDWIDTHS = (0.8, 2.4, 8.0, 24.0, 80.0)
 
 
