@@ -72,11 +72,11 @@ def terminal():
 @pytest.fixture(scope="session")
 def browser():
     """A Chromium that is installed, driven by Playwright."""
-    from gmlvm_book.pdf import find_browser
+    from gmlvm_book.pdf import BROWSERS, find_browser
 
     path = find_browser()
     if path is None:
-        pytest.skip("no Chromium is installed")
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -19,7 +19,6 @@ from torch import nn
 from gmlvm import FullGaussianMixturePrior, GaussianMixturePrior, pretrained, weights
 from gmlvm.networks import deep_discrete_encoder
 from gmlvm_book import compact, touch
-from gmlvm_book.pdf import BROWSERS, find_browser
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "book" / "touch.md"
@@ -204,18 +203,6 @@ class TestAxes:
     def test_a_diagonal_prior_has_its_widest_axis_first(self):
         prior = GaussianMixturePrior(torch.zeros(1, 3), torch.tensor([[1.0, 2.0, 3.0]]))
         np.testing.assert_allclose(touch.axes(prior)[0], [[0, 0, 3], [0, 2, 0], [1, 0, 0]], atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = find_browser()
-    if path is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    with api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
