@@ -1,4 +1,4 @@
-r"""How good drawn images are, judged by a classifier: an instrument that no training and no choice may look at."""
+r"""How good drawn images are: judged by a classifier, which no training and no choice may look at, or by the model."""
 
 from __future__ import annotations
 
@@ -51,6 +51,36 @@ class SampleReport:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         lines = [f"{name}={np.round(value, 4).tolist()}" for name, value in values.items()]
         return "\n  ".join(["SampleReport(", *lines]) + "\n)"
+
+
+def own_samples(model: GMLVM, samples: int = 100, *, seed: int = 0) -> NDArray[np.float64]:
+    """Share of each component's samples that the model's own discrete encoder sends back to it; no label is looked at.
+
+    Far below one, the component's Gaussian in the prior does not lie where the codes of its images are. It tells where
+    samples lie and not how good they are: a blurred one can be sent back as well.
+
+    Args:
+        model: The model.
+        samples: Images drawn from each component, at least 1.
+        seed: Seed of the samples, below 2^64.
+
+    Returns:
+        Shares in [0, 1], shape (K,).
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If one is out of range.
+
+    Source: chapter "Choices".
+    """
+    check_type("model", model, GMLVM)
+    samples = check_positive_int("samples", samples)
+    generator = torch.Generator(model.device).manual_seed(check_seed("seed", seed))
+    back = [
+        model.predict(model.sample(samples, component=k, generator=generator)) == k for k in range(model.num_components)
+    ]
+    shares: NDArray[np.float64] = np.array(back).mean(1)
+    return shares
 
 
 def evaluate_samples(

@@ -131,6 +131,30 @@ def merge_components(encoder: nn.Module, groups: Sequence[int] | NDArray[np.int6
     return _Merged(encoder, groups)
 
 
+def keep_components(encoder: nn.Module, components: Sequence[int] | NDArray[np.int64]) -> nn.Module:
+    r"""An encoder with some of another's components, :math:`q(k|x, k \text{ is kept})`.
+
+    For what an encoder that may leave components empty has left empty.
+
+    Args:
+        encoder: Module from images to logits (B, K).
+        components: Those that are kept, in the new order, shape (G,), each at most once.
+
+    Returns:
+        A module from images to logits (B, G); it holds the encoder.
+
+    Raises:
+        ValueError: If there is none, or one is named twice or is negative.
+
+    Source: chapter "Choices".
+
+    Example:
+        >>> keep_components(nn.Identity(), [2, 0])(torch.tensor([[0.0, 1.0, 2.0]]))
+        tensor([[2., 0.]])
+    """
+    return _Kept(encoder, components)
+
+
 class _Merged(nn.Module):
     groups: Tensor
 
@@ -149,3 +173,24 @@ class _Merged(nn.Module):
 
     def extra_repr(self) -> str:
         return f"groups={self.groups.tolist()}"
+
+
+class _Kept(nn.Module):
+    components: Tensor
+
+    def __init__(self, encoder: nn.Module, components: Sequence[int] | NDArray[np.int64]) -> None:
+        super().__init__()
+        array = np.asarray(components)
+        if array.ndim != 1 or array.dtype.kind not in "iu" or not 0 < len(array) == len(set(array.tolist())):
+            raise ValueError(f"components must be integers, one or more, each once; got {components}")
+        if array.min() < 0:
+            raise ValueError(f"components must be counted from 0, got {components}")
+        self.encoder = encoder
+        self.register_buffer("components", torch.as_tensor(array, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.encoder(x)
+        return logits.index_select(1, self.components)
+
+    def extra_repr(self) -> str:
+        return f"components={self.components.tolist()}"

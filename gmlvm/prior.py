@@ -276,9 +276,10 @@ class GaussianMixturePrior(Prior):
         edge: float = 4.0,
         scale: float = 1.0,
         *,
+        logits: Tensor | None = None,
         learn: Iterable[str] = (),
     ) -> GaussianMixturePrior:
-        r"""Equal weights, one scale, and means that are vertices of a regular simplex around the origin.
+        r"""One scale, and means that are vertices of a regular simplex around the origin.
 
         Every pair of means is ``edge`` apart, which needs K :math:`\le` D + 1. In the plane (D = 2) more
         components are set on a circle, neighbours ``edge`` apart.
@@ -288,6 +289,7 @@ class GaussianMixturePrior(Prior):
             latent_dim: D, at least 1.
             edge: Distance between means, in units of z, positive.
             scale: Standard deviation of every component in every direction, positive.
+            logits: Unnormalised log weights, shape (K,). Equal weights if left out.
             learn: What is trained; see the class.
 
         Returns:
@@ -320,7 +322,7 @@ class GaussianMixturePrior(Prior):
                 f"got {latent_dim} (in latent_dim 2 any number of means is set on a circle; elsewhere "
                 f"GaussianMixturePrior.scattered has no such limit)"
             )
-        return cls(loc.to(torch.get_default_dtype()), scale, learn=learn)
+        return cls(loc.to(torch.get_default_dtype()), scale, logits, learn=learn)
 
     @classmethod
     def scattered(
@@ -331,9 +333,10 @@ class GaussianMixturePrior(Prior):
         scale: float = 1.0,
         *,
         seed: int = 0,
+        logits: Tensor | None = None,
         learn: Iterable[str] = (),
     ) -> GaussianMixturePrior:
-        """Equal weights, one scale, and means in random directions, for more components than a simplex has room for.
+        """One scale, and means in random directions, for more components than a simplex has room for.
 
         The means lie on a sphere around the origin, as wide as it takes for the nearest two to be ``edge`` apart.
 
@@ -343,6 +346,7 @@ class GaussianMixturePrior(Prior):
             edge: Least distance between two means, in units of z, positive.
             scale: Standard deviation of every component in every direction, positive.
             seed: Seed of the directions, below 2^64.
+            logits: Unnormalised log weights, shape (K,). Equal weights if left out.
             learn: What is trained; see the class.
 
         Returns:
@@ -364,7 +368,7 @@ class GaussianMixturePrior(Prior):
         generator = torch.Generator().manual_seed(check_seed("seed", seed))
         directions = torch.randn(num_components, latent_dim, generator=generator)
         directions /= directions.norm(dim=1, keepdim=True)
-        return cls(edge * directions / torch.pdist(directions).min(), scale, learn=learn)
+        return cls(edge * directions / torch.pdist(directions).min(), scale, logits, learn=learn)
 
     def component_log_prob(self, z: Tensor) -> Tensor:
         r"""Log density of each component, :math:`\log N(z; m_k, \operatorname{diag} s_k^2)`; see :class:`Prior`."""

@@ -24,6 +24,7 @@ from experiments import (
     measures,
     other_data,
     pretrained,
+    recipe,
     runner,
     seeds,
     shapes,
@@ -434,6 +435,32 @@ def test_a_weight_is_taken_in_units_of_the_total_variance(small_data, monkeypatc
     assert seen == [0.5 * small_data.total_variance, 4 * small_data.total_variance]
     assert [run["relative_weight"] for run in found["trainings"]] == [0.5, 4.0]
     assert found["trainings"][0]["reconstruction_error"] != found["trainings"][1]["reconstruction_error"]
+
+
+def test_the_recipe_leaves_out_what_is_empty_and_weighs_the_prior_by_what_is_left(small_data, monkeypatch):
+    monkeypatch.setitem(imbalance.SETTINGS, "refining_steps", 3)
+    start, started, models = imbalance.started, [], []
+
+    def with_an_empty_one(data, targets, refining, seed):
+        groups = start(data, targets, refining, seed)
+        groups.discrete_encoder[-1].bias.data[1] = -100
+        started.append(refining)
+        return groups
+
+    monkeypatch.setattr(recipe.imbalance, "started", with_an_empty_one)
+    monkeypatch.setattr(recipe.seeds, "train_whole", lambda model, *_: models.append(copy.deepcopy(model)))
+    figures = recipe.followed(lambda: small_data)(0)
+    assert started[0].balance == 0
+    (model,) = models
+    assert model.num_components == 3
+    assert model.latent_dim == 9
+    assert not any(parameter.requires_grad for parameter in model.discrete_encoder.parameters())
+    shares = model.predict_proba(small_data.train.images).mean(0)
+    np.testing.assert_allclose(model.prior.probs, shares, rtol=1e-4)
+    assert figures["most_information"] == pytest.approx(np.log(3))
+    assert figures["before"]["accuracy"] == figures["after"]["accuracy"]
+    assert figures["before"]["own_samples"] != figures["after"]["own_samples"]
+    assert figures["after"]["error"] == figures["after"]["reconstruction_error"] / small_data.total_variance
 
 
 def test_what_is_faint_has_the_square_of_its_contrast_for_its_variance(small_data):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from gmlvm import GMLVM, Clusterer, GaussianMixturePrior, datasets
-from gmlvm.generation import SampleReport, evaluate_samples, frechet_distance, kernel_distance
+from gmlvm.generation import SampleReport, evaluate_samples, frechet_distance, kernel_distance, own_samples
 from gmlvm.networks import ComponentEncoder, mlp_discrete_encoder
 
 SHAPE = (1, 2, 2)
@@ -162,6 +162,26 @@ def test_a_model_that_draws_the_images_is_pure_and_near(data):
     assert report.diversity == pytest.approx(1, abs=0.1)
     assert report.frechet == pytest.approx(0, abs=1e-3)
     assert report.kernel == pytest.approx(0, abs=2)
+
+
+class Brightest(nn.Module):
+    """A discrete encoder that goes by the brightest pixel."""
+
+    def forward(self, x):
+        return 10 * x.flatten(1)
+
+
+def test_own_samples_are_those_that_go_back_where_they_came_from():
+    model = drawing([bright(0), bright(1), bright(3), [3.0, 3, -3, -3]])
+    model.discrete_encoder = Brightest()
+    shares = own_samples(model, 50)
+    assert shares.tolist() == [1, 1, 0, 0]  # what lights pixel 3 goes to the fourth, what lights two to the first two
+    model.discrete_encoder = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
+    assert own_samples(model, 7, seed=1).tolist() == own_samples(model, 7, seed=1).tolist()
+    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
+        own_samples(model, 0)
+    with pytest.raises(TypeError, match="model must be of type GMLVM"):
+        own_samples(model.discrete_encoder)
 
 
 def test_what_is_mixed_narrow_or_missing_shows_where_it_should(data):

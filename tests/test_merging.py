@@ -7,7 +7,7 @@ from scipy.special import softmax
 from torch import nn
 
 from gmlvm import GMLVM, Clusterer
-from gmlvm.merging import boundary_flow, merge_components, merge_heights, merged_groups
+from gmlvm.merging import boundary_flow, keep_components, merge_components, merge_heights, merged_groups
 
 SHAPE = (1, 1, 2)
 #: Three groups of images in the plane, and six components of which two share each.
@@ -204,6 +204,31 @@ def test_a_model_takes_a_merged_encoder_and_knows_its_components():
     np.testing.assert_allclose(merged.predict_proba(x), probs[:, :4] + probs[:, 4:], rtol=1e-5)
 
 
+# The encoder with fewer components
+
+
+def test_what_is_kept_keeps_its_probabilities_among_themselves():
+    logits = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    got = keep_components(nn.Identity(), [3, 0, 4])(logits).softmax(1)
+    probs = softmax(logits.numpy(), 1)[:, [3, 0, 4]]
+    np.testing.assert_allclose(got, probs / probs.sum(1, keepdims=True), rtol=1e-5)
+
+
+def test_a_model_takes_it_trains_it_and_is_saved_with_its_choice():
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(30, 8))
+    model = GMLVM.for_images((1, 6, 5), 3, 3)
+    fewer = keep_components(encoder, np.array([7, 1, 2]))
+    assert fewer.encoder is encoder
+    assert GMLVM(model.prior, fewer, model.continuous_encoder, model.decoder, (1, 6, 5)).num_components == 3
+    fewer(torch.ones(3, 1, 6, 5))[:, 0].sum().backward()
+    assert encoder[1].weight.grad[7].any()
+    assert not encoder[1].weight.grad[:7].any()
+    other = keep_components(nn.Sequential(nn.Flatten(), nn.Linear(30, 8)), [0, 1, 2])
+    other.load_state_dict(fewer.state_dict())
+    torch.testing.assert_close(other(torch.ones(1, 1, 6, 5)), fewer(torch.ones(1, 1, 6, 5)))
+    assert "components=[7, 1, 2]" in repr(fewer)
+
+
 # Bad input
 
 
@@ -237,6 +262,10 @@ def test_a_model_takes_a_merged_encoder_and_knows_its_components():
         (lambda x: merge_components(nn.Identity(), [-1, 0]), ValueError, r"got \[-1, 0\]"),
         (lambda x: merge_components(nn.Identity(), [0.5, 0]), ValueError, r"got \[0.5, 0\]"),
         (lambda x: merge_components(nn.Identity(), []), ValueError, r"got \[\]"),
+        (lambda x: keep_components(nn.Identity(), []), ValueError, r"one or more, each once; got \[\]"),
+        (lambda x: keep_components(nn.Identity(), [1, 1]), ValueError, r"each once; got \[1, 1\]"),
+        (lambda x: keep_components(nn.Identity(), [0.0]), ValueError, r"must be integers, .* got \[0.0\]"),
+        (lambda x: keep_components(nn.Identity(), [-1]), ValueError, r"counted from 0, got \[-1\]"),
         (lambda x: merge_components(nn.Identity(), [[0], [1]]), ValueError, "groups must name one for each component"),
     ],
 )

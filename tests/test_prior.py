@@ -292,3 +292,12 @@ def test_a_prior_of_ones_own_says_its_components_and_gets_the_rest():
     np.testing.assert_allclose(prior.log_prob(z).exp().detach(), densities[:, 0])
     sharp = prior.log_responsibilities(torch.tensor([[-3.0], [9.0]]).double()).exp()
     assert sharp.diag().min() > 0.9
+
+
+@pytest.mark.parametrize("make", [GaussianMixturePrior.simplex, GaussianMixturePrior.scattered])
+def test_weights_that_are_given_are_those_of_the_mixture(make):
+    shares = torch.tensor([0.7, 0.2, 0.1])
+    torch.testing.assert_close(make(3, 3, logits=shares.log()).probs, shares)
+    torch.testing.assert_close(make(3, 3).probs, torch.full((3,), 1 / 3))
+    with pytest.raises(ValueError, match="logits"):
+        make(3, 3, logits=torch.zeros(4))
