@@ -195,5 +195,5 @@ def _direction(vectors: Tensor) -> Tensor:
     rows, tiny = vectors.flatten(1), torch.finfo(vectors.dtype).tiny
     # By the largest entry first: where q is nearly certain gradients are so small that their squares are zero.
     rows = rows / rows.abs().amax(1, keepdim=True).clamp_min(tiny)
-    rows = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(tiny)
-    return rows.view_as(vectors)
+    directions: Tensor = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(tiny)
+    return directions.view_as(vectors)
