@@ -52,7 +52,7 @@ class InformationMaximisation(Objective):
 
     .. math::
         \gamma\, KL\big(q_D(\cdot|x) \,\|\, q_D(\cdot|x + r)\big)
-        + w \big( H(k|x) - \mu\, H(k) \big)
+        + w \big( H(k|x) - \nu\, H(k) \big)
 
     Small where q_D is sure of each image, uses its components evenly, and draws its boundaries where there are no
     images. No decoder takes part and no label is looked at. Where groups are of unequal size, an even use cuts the
@@ -62,7 +62,7 @@ class InformationMaximisation(Objective):
     Args:
         smoothness: The first term with its weight :math:`\gamma`; ``Smoothness()`` if left out.
         weight: w, at least 0.
-        balance: :math:`\mu`, at least 0: how much the use of the components is worth. At 1 the bracket is
+        balance: :math:`\nu`, at least 0: how much the use of the components is worth. At 1 the bracket is
             the negative mutual information of image and component.
         shares: Of the images that each component is to have, shape (K,), positive, summing to one; even ones if left
             out.
