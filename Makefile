@@ -73,10 +73,12 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.other_data --output results/other_data.json
 	$(BIN)/python -m experiments.imbalance --output results/imbalance.json --methods ten
 	$(BIN)/python -m experiments.causes --output results/causes.json
+	$(BIN)/python -m experiments.controls --output results/controls.json
 	$(BIN)/python -m experiments.survival --output results/survival.json
 	$(BIN)/python -m experiments.ways_out --output results/ways_out.json
 	$(BIN)/python -m experiments.weights --output results/weights.json
 	$(BIN)/python -m experiments.recipe --output results/recipe.json
+	$(BIN)/python -m experiments.number --output results/number.json
 	$(BIN)/python -m experiments.pretrained --output gmlvm/data/pretrained
 	$(BIN)/python -m benchmarks --json results/benchmarks.json
 	$(BIN)/python -m benchmarks.groups --json results/seconds.json

@@ -98,26 +98,61 @@ class Cut(Apart):
 
     def reconstruction(self, parts: Parts) -> Tensor:
         """As the ELBO's."""
-        shape = parts.kl_z.shape
-        return self._pulled("reconstruction", parts.chosen.weight.reshape(shape), parts.error.reshape(shape))
+        weight, error = (values.reshape(parts.kl_z.shape) for values in (parts.chosen.weight, parts.error))
+        return self._pulled("reconstruction", parts, weight, error)
 
     def kl_z(self, parts: Parts) -> Tensor:
         """As the ELBO's."""
-        return self._pulled("kl_z", parts.posterior.log_probs.exp(), parts.kl_z)
+        return self._pulled("kl_z", parts, parts.posterior.log_probs.exp(), parts.kl_z)
 
     def kl_k(self, model: GMLVM, parts: Parts) -> Tensor:
         """As the ELBO's."""
         value = super().kl_k(model, parts)
         return value.detach() if "kl_k" in self.pulls else value
 
-    def _pulled(self, name: str, q: Tensor, values: Tensor) -> Tensor:
+    def left(self, values: Tensor, parts: Parts) -> Tensor:
+        """What is left to pull q_D of a term's values, (B, K) each."""
+        return _particular(values) if self.common else values
+
+    def _pulled(self, name: str, parts: Parts, q: Tensor, values: Tensor) -> Tensor:
         """The mean of values under q, (B, K) each, with the gradient in q that is left."""
         fixed = q.detach()
         mean = (fixed * values).sum(1).mean()
         if name in self.pulls:
             return mean
-        pull = (values - values.mean(0) if self.common else values).detach()
-        return mean + ((q - fixed) * pull).sum(1).mean()
+        return mean + ((q - fixed) * self.left(values, parts).detach()).sum(1).mean()
+
+
+class CommonAlone(Cut):
+    """The opposite of the cut of what is common: of a pull nothing else is left."""
+
+    def left(self, values: Tensor, parts: Parts) -> Tensor:
+        """A component's mean over the batch."""
+        return values.mean(0).expand_as(values)
+
+
+class Shrunk(Cut):
+    """A control of the cut of what is common: the pulls are whole, and together as strong as that cut leaves them.
+
+    Strong is the norm of their gradient in the logits of the batch; both have one factor.
+    """
+
+    def left(self, values: Tensor, parts: Parts) -> Tensor:
+        """The values, times the factor of this batch."""
+        cost = parts.error.reshape(values.shape) + parts.kl_z
+        q = parts.posterior.log_probs.exp()
+        whole, particular = (_strength(q, each) for each in (cost, _particular(cost)))
+        return values * particular / whole.clamp_min(torch.finfo(whole.dtype).tiny)
+
+
+def _particular(values: Tensor) -> Tensor:
+    """Values, (B, K), without what they have in common for all images."""
+    return values - values.mean(0)
+
+
+def _strength(q: Tensor, values: Tensor) -> Tensor:
+    """Norm of the gradient in the logits of the sum over images of the mean of values under q, (B, K) each."""
+    return (q * (values - (q * values).sum(1, keepdim=True))).norm()
 
 
 class Scheduled(Apart):

@@ -31,8 +31,7 @@ SETTINGS: dict[str, Any] = {
     "steps": 20_000,
     "wae_steps": 3000,
     "penalty_weight": 100.0,
-    "samples": 500,
-    "tolerance": 1e-3,
+    "samples": 200,
     "test_images": 2000,
 }
 
@@ -83,9 +82,12 @@ def run(kind: str, latent_dim: int, binarisation: str) -> runner.Method:
         objective = (Binarised if dynamic else VAE)(enumeration=Resampled())
         steps = SETTINGS["steps"]
         history = seeds.train_whole(model, objective, grey if dynamic else static, steps, seed)
-        images = static.test.images[: SETTINGS["test_images"]]
-        found = log_likelihood(model, images, SETTINGS["samples"], tolerance=SETTINGS["tolerance"], seed=seed)
-        few = log_likelihood(model, images, SETTINGS["samples"] // 10, tolerance=SETTINGS["tolerance"], seed=seed)
+        # From all of the split: MNIST's first test images and its last are of other writers.
+        count = SETTINGS["test_images"]
+        images = static.test.images[torch.arange(count) * len(static.test.images) // count]
+        # With the sum over k in full: what a sharp q_D would leave out is worth half a nat and more.
+        found = log_likelihood(model, images, SETTINGS["samples"], seed=seed)
+        few = log_likelihood(model, images, SETTINGS["samples"] // 10, seed=seed)
         report = evaluate(model, static)
         return {
             "training_elbo": -round(float(np.mean(history["loss"][-steps // 10 :])), 3),

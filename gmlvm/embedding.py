@@ -19,8 +19,8 @@ from gmlvm.validation import check_positive_int, check_seed
 DIMENSIONS = 10
 # Neighbours that it keeps near.
 _NEIGHBOURS = 20
-# The mixture starts many times on some of the codes; the best of these goes on with all.
-_STARTS, _START_CODES, _ROUNDS = 40, 6000, 200
+# The mixture starts on some of the codes; the best start goes on with all.
+_START_CODES, _ROUNDS = 6000, 200
 
 
 def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
@@ -64,16 +64,17 @@ def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
     return reducer
 
 
-def likeliest_mixture(codes: NDArray[Any], num_components: int, seed: int = 0) -> GaussianMixture:
+def likeliest_mixture(codes: NDArray[Any], num_components: int, seed: int = 0, *, starts: int = 40) -> GaussianMixture:
     """A mixture of Gaussians with full covariances, the likeliest of many.
 
-    Forty starts on six thousand of the codes; the one of the highest likelihood goes on with all codes. Starts on a
+    Many starts on six thousand of the codes; the one of the highest likelihood goes on with all codes. Starts on a
     part find a higher likelihood of the whole than as long a search on the whole does.
 
     Args:
         codes: Shape (N, D).
         num_components: Number of groups K, at least 1.
         seed: Seed of the starts, below 2^32.
+        starts: How many, at least 1.
 
     Returns:
         The fitted ``sklearn.mixture.GaussianMixture``.
@@ -84,6 +85,7 @@ def likeliest_mixture(codes: NDArray[Any], num_components: int, seed: int = 0) -
     Source: Bishop (2006), section 9.2; chapter "Components that mean digits".
     """
     num_components = check_positive_int("num_components", num_components)
+    starts = check_positive_int("starts", starts)
     if num_components > len(codes):
         raise ValueError(f"{num_components} components need at least as many codes, got {len(codes)}")
     random = np.random.RandomState(check_seed("seed", seed) % 2**32)
@@ -92,7 +94,7 @@ def likeliest_mixture(codes: NDArray[Any], num_components: int, seed: int = 0) -
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # of a start that others beat
         start = GaussianMixture(
-            num_components, init_params="k-means++", n_init=_STARTS, max_iter=_ROUNDS, random_state=random
+            num_components, init_params="k-means++", n_init=starts, max_iter=_ROUNDS, random_state=random
         ).fit(part)
         return GaussianMixture(
             num_components, weights_init=start.weights_, means_init=start.means_, precisions_init=start.precisions_,

@@ -106,8 +106,8 @@ class ComponentEncoder(nn.Module):
         \mathrm{loc}_k = A_k h_k + a_k, \quad
         \log \mathrm{scale}_k = C_k h_k + c_k
 
-    Small hidden layers are what leaves the class to k: an encoder that can describe every image by z
-    alone makes k redundant.
+    Small hidden layers are meant to leave the class to k: an encoder that can describe every image by z alone makes k
+    redundant. The chapter "When the discrete latent survives" finds no effect of one sign.
 
     Args:
         image_shape: (C, H, W).

@@ -219,6 +219,7 @@ def seed_strip(
     ax: Axes | None = None,
     *,
     color: str | Mapping[str, str] = PALETTE[0],
+    bar: str | None = "black",
 ) -> Axes:
     """A row for each name, a point for each seed, the mean a bar.
 
@@ -226,6 +227,7 @@ def seed_strip(
         values: A figure of each run, shape (seeds,), by name; the first name's row is on top.
         ax: Where to draw; the current axis if left out.
         color: Of the points, or of those of a name, the first of the palette for names that are left out.
+        bar: Colour of the means; None is that of the points, where a row has points of two kinds.
 
     Returns:
         The axis, with the names at its y ticks.
@@ -246,7 +248,7 @@ def seed_strip(
         place = row + np.linspace(-0.2, 0.2, len(array)) if len(array) > 1 else [row]
         own = color if isinstance(color, str) else color.get(name, PALETTE[0])
         ax.plot(array, place, "o", markersize=5, color=own, alpha=0.85)
-        ax.plot([array.mean()] * 2, [row - 0.35, row + 0.35], color="black")
+        ax.plot([array.mean()] * 2, [row - 0.35, row + 0.35], color=bar or own)
     ax.set_yticks(range(len(arrays)), list(arrays))
     ax.set_ylim(len(arrays) - 0.5, -0.5)
     return ax

@@ -118,6 +118,15 @@ def test_many_codes_begin_with_a_part_of_them_and_end_with_all(monkeypatch):
     np.testing.assert_allclose(part[:, found(part, groups)], whole[:, found(whole, groups)], atol=0.05)
 
 
+def test_more_starts_find_what_one_misses():
+    codes = crossing()[0]
+    scores = [
+        [likeliest_mixture(codes, 6, seed, starts=starts).score(codes) for seed in range(5)] for starts in (1, 40)
+    ]
+    assert (np.array(scores[1]) >= np.array(scores[0])).all()
+    assert np.mean(scores[1]) > np.mean(scores[0])
+
+
 def test_one_group_has_everything():
     np.testing.assert_array_equal(probabilities(crossing(60)[0], 1), np.ones((60, 1)))
 
@@ -134,6 +143,8 @@ def test_one_group_has_everything():
 def test_bad_arguments_of_the_mixture_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         probabilities(crossing(10)[0], *arguments)
+    with pytest.raises(ValueError, match="starts must be at least 1, got 0"):
+        likeliest_mixture(crossing(10)[0], 3, starts=0)
 
 
 # Both

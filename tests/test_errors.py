@@ -21,6 +21,7 @@ MODEL = GMLVM.for_images((1, 6, 5), 4, 3, hidden_dim=4, component_hidden_dim=2)
 DATA = datasets.from_arrays(GREY, [0, 1, 2, 3])
 KERNEL = InverseMultiquadratic((1.0,))
 X = torch.zeros(2, 1, 6, 5)
+PIXELS, MAP = np.zeros((1, 1, 2, 2)), {"digit": [0]}
 
 
 def train(**options):
@@ -203,12 +204,19 @@ CASES = {
     "grid shape": (lambda: plots.image_grid(np.zeros((2, 3, 4, 4))), ValueError, r"\(rows, columns, C, H, W\)"),
     "pairs shape": (lambda: plots.reconstruction_grid(X, X[:1]), ValueError, "same shape"),
     "pairs columns": (lambda: plots.reconstruction_grid(X, X, columns=3), ValueError, "multiple of 3"),
-    "map shape": (lambda: hover_map(np.zeros(3), X, [0], ["a"]), ValueError, r"points must have shape \(N, 2\)"),
-    "map name": (lambda: hover_map([[0, 0]], X, [0], ["a"], name="a&b"), ValueError, "letters, digits and hyphens, got 'a&b'"),
-    "map images": (lambda: hover_map([[0, 0]], np.zeros((1, 2, 2)), [0], ["a"]), ValueError, r"\(N, 1, H, H\)"),
-    "map lengths": (
-        lambda: hover_map([[0, 0]], np.zeros((1, 1, 2, 2)), [0, 1], ["a"]), ValueError, "equally many, got .*'labels': 2",
+    "map shape": (lambda: hover_map(np.zeros(3), X, MAP), ValueError, r"points must have shape \(N, 2\)"),
+    "map nan": (lambda: hover_map([[0, nan]], PIXELS, MAP), ValueError, "points must be finite, got .*nan"),
+    "map name": (lambda: hover_map([[0, 0]], X, MAP, name="a&b"), ValueError, "letters, digits and hyphens, got 'a&b'"),
+    "map images": (lambda: hover_map([[0, 0]], np.zeros((1, 2, 2)), MAP), ValueError, r"\(N, 1, H, H\)"),
+    "map none": (lambda: hover_map(np.zeros((0, 2)), np.zeros((0, 1, 2, 2)), MAP), ValueError, r"got \(0, 1, 2, 2\)"),
+    "map range": (lambda: hover_map([[0, 0]], np.full((1, 1, 2, 2), 255), MAP), ValueError, r"in \[0, 1\], got 255 to 255"),
+    "map size": (
+        lambda: hover_map([[0, 0]], np.broadcast_to(0.0, (1, 1, 16384, 16384)), MAP), ValueError, "fit into 16383 x 16383",
     ),
+    "map no labels": (lambda: hover_map([[0, 0]], PIXELS, {}), ValueError, "mapping from names to labels, got {}"),
+    "map bare labels": (lambda: hover_map([[0, 0]], PIXELS, [0]), ValueError, r"mapping from names to labels, got \[0\]"),
+    "map labels": (lambda: hover_map([[0, 0]], PIXELS, {"a": [-1]}), ValueError, r"integers from 0, .*got 'a': array\(\[-1"),
+    "map lengths": (lambda: hover_map([[0, 0]], PIXELS, {"a": [0, 1]}), ValueError, "equally many, got .*'a': 2"),
     "matrix shape": (lambda: plots.posterior_heatmap(np.zeros(3)), ValueError, r"matrix must have shape \(labels, K\)"),
     "curves none": (lambda: plots.learning_curves({}), ValueError, "at least one array, got none"),
 }  # fmt: skip

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from torch import nn
 
 from experiments import (
@@ -22,6 +23,7 @@ from experiments import (
     expectations,
     imbalance,
     measures,
+    number,
     other_data,
     pretrained,
     recipe,
@@ -468,3 +470,64 @@ def test_what_is_faint_has_the_square_of_its_contrast_for_its_variance(small_dat
     assert pale.total_variance == pytest.approx(0.2**2 * small_data.total_variance, rel=0.02)
     assert torch.equal(pale.test.labels, small_data.test.labels)
     assert abs(pale.train.images.float().mean() - 127.5) < 0.2 * 127.5
+
+
+# How many components.
+
+
+@pytest.fixture
+def small_numbers(small_data, monkeypatch):
+    monkeypatch.setitem(number.SETTINGS, "numbers", [2, 3, 4, 5, 6])
+    return small_data
+
+
+def test_groups_that_are_well_apart_are_counted_without_labels(small_numbers):
+    found = number.numbered(lambda: small_numbers)(0)
+    curves, four = found["curves"], 2  # place of K = 4
+    assert found["num_labels"] == 4
+    for name in ("stability", "accuracy", "nmi"):
+        assert curves[name][four] == pytest.approx(1)
+        assert len(curves[name]) == 5
+    assert curves["accuracy"][0] < 0.7  # two groups of four
+    assert curves["stability"][four + 1] < 0.95
+    assert found["picks"]["silhouette"] == found["picks"]["merge heights"] == 4
+    blind = dataclasses.replace(small_numbers.train, labels=small_numbers.train.labels % 2)
+    again = number.numbered(lambda: dataclasses.replace(small_numbers, train=blind))(0)
+    assert again["picks"] == found["picks"]
+    assert again["curves"]["nmi"] != curves["nmi"]
+
+
+def test_halves_share_no_image_and_are_tried_on_others(small_data, monkeypatch):
+    marked = dataclasses.replace(small_data.train, labels=torch.arange(400))
+    data = dataclasses.replace(small_data, train=marked)
+    one, other = number.halves(data, 0)
+    parts = [one.train.labels, other.train.labels, one.test.labels]
+    assert [len(part) for part in parts] == [160, 160, 80]
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(400))
+    assert torch.equal(one.test.labels, other.test.labels)
+    assert torch.equal(one.train.images, small_data.train.images[one.train.labels])
+    assert not torch.equal(number.halves(data, 1)[0].train.labels, one.train.labels)
+    monkeypatch.setitem(number.SETTINGS, "images", 100)
+    monkeypatch.setitem(number.SETTINGS, "held_out", 10)
+    assert [len(split) for half in number.halves(data, 0) for split in (half.train, half.test)] == [45, 10, 45, 10]
+
+
+def test_neighbours_in_other_components_bring_these_together():
+    # Two pairs of neighbours. One is cut by two components; the other is a component, with half of all edges.
+    graph = sparse.csr_array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]])
+    probs = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]], dtype=float)
+    np.testing.assert_allclose(number.neighbour_flow(graph, probs), [[0, 4, 0], [4, 0, 0], [0, 0, 2]])
+    np.testing.assert_allclose(number.neighbour_flow(graph, np.full((4, 2), 0.5)), np.ones((2, 2)))
+
+
+def test_each_rule_takes_the_end_of_its_own_curve(monkeypatch):
+    monkeypatch.setitem(number.SETTINGS, "numbers", [2, 3, 4, 5])
+    curves = {
+        "stability": [0, 1, 0, 0],
+        "silhouette": [0, 0, 1, 0],
+        "held-out likelihood": [0, 0, 0, 1],
+        "bic": [-1, 0, 0, 0],
+        "merge heights": [0, 1, 9, 10],  # five are merged to four, then to three; two would be far
+    }
+    expected = {"stability": 3, "silhouette": 4, "held-out likelihood": 5, "bic": 2, "merge heights": 3}
+    assert number.picks(curves) == expected

@@ -139,6 +139,10 @@ def test_every_seed_is_a_point_and_the_mean_a_bar(ax):
     np.testing.assert_array_equal(lone.get_ydata(), [1])
     np.testing.assert_array_equal(lone_bar.get_xdata(), [5, 5])
     assert (points.get_color(), lone.get_color()) == (plots.PALETTE[0], "#000000")
+    assert bar.get_color() == lone_bar.get_color() == "black"
+    plots.seed_strip({"one": [4.0]}, ax, color={"one": "#0000ff"}, bar=None)
+    assert ax.lines[-1].get_color() == "#0000ff"
+    plots.seed_strip(values, ax)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
     assert ax.get_ylim() == (1.5, -0.5)  # the first row on top
 

@@ -6,15 +6,17 @@ from copy import deepcopy
 import pytest
 import torch
 
-from experiments import causes, survival, ways_out
+from experiments import causes, controls, survival, ways_out
 from experiments.elbo import (
     PULLS,
     Apart,
+    CommonAlone,
     Cut,
     Encouraged,
     FreeBits,
     Relaxed,
     Scheduled,
+    Shrunk,
     TowardsWAE,
     use,
 )
@@ -82,6 +84,44 @@ def test_what_is_common_to_all_images_is_taken_out_of_the_pulls(double_model, ba
     _, cut = terms_and_gradients(double_model, Cut(["kl_k"], common=True), batch)
     assert of_discrete_encoder(pulled).abs().max() > 1e-4
     assert of_discrete_encoder(cut).abs().max() < 1e-12
+
+
+def test_what_is_common_and_what_is_not_are_the_whole_pull(double_model, batch):
+    found = [
+        terms_and_gradients(double_model, objective, batch)
+        for objective in (Cut(["kl_k"]), Cut(["kl_k"], common=True), CommonAlone(["kl_k"]))
+    ]
+    for terms, gradients in found[1:]:
+        torch.testing.assert_close(tuple(terms), tuple(found[0][0]))
+        for name in ("continuous_encoder", "decoder"):
+            for key in (key for key in gradients if key.startswith(name)):
+                torch.testing.assert_close(gradients[key], found[0][1][key])
+    whole, particular, common = (of_discrete_encoder(gradients) for _, gradients in found)
+    assert min(particular.abs().max(), common.abs().max()) > 1e-4
+    torch.testing.assert_close(particular + common, whole)
+
+
+def pull_on_logits(model, objective, batch):
+    """Gradient of the loss in the logits of q_D, (B, K)."""
+    logits = []
+    handle = model.discrete_encoder.register_forward_hook(lambda module, x, y: logits.append(y))
+    loss = objective(model, batch, seeded()).loss
+    handle.remove()
+    (pull,) = torch.autograd.grad(loss, logits)
+    return pull
+
+
+def test_shrunk_pulls_point_where_the_whole_ones_do_and_are_as_strong_as_without_the_common_part(double_model, batch):
+    whole, particular, shrunk = (
+        pull_on_logits(double_model, objective, batch)
+        for objective in (Cut(["kl_k"]), Cut(["kl_k"], common=True), Shrunk(["kl_k"]))
+    )
+    assert particular.norm() < 0.9 * whole.norm()
+    torch.testing.assert_close(shrunk.norm(), particular.norm())
+    torch.testing.assert_close(shrunk / shrunk.norm(), whole / whole.norm())
+    with torch.no_grad():
+        double_model.discrete_encoder[-1].bias[0] += 1e4  # where nothing pulls, nothing is shrunk either
+    assert not pull_on_logits(double_model, Shrunk(["kl_k"]), batch).any()
 
 
 @pytest.mark.parametrize(("of_k", "of_z"), [(True, False), (False, True), (True, True)])
@@ -194,6 +234,14 @@ def test_every_change_is_looked_at_from_either_start(small):
         cut = next((pull for pull in PULLS if f"{pull} cut" in name), None)
         expected = {"reconstruction", "divergence"} if "WAE" in name else {*PULLS} - {cut}
         assert set(figures["drifts"][0]) == expected, name
+
+
+def test_every_control_is_another_run_from_either_start(small):
+    runs = {**controls.METHODS, **{name: causes.METHODS[name] for name in ("near zero, none", "ordinary, none")}}
+    found = {name: method(0) for name, method in runs.items()}
+    assert len(found) == 2 * len(controls.CHANGES) + 2
+    assert len({json.dumps(figures["entropy"]) for figures in found.values()}) == len(found)
+    assert not controls.METHODS.keys() & causes.METHODS.keys()
 
 
 def test_q_c_stays_where_it_is_frozen_and_what_is_trained_is_taken_over(small, small_data):
