@@ -78,6 +78,7 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.ways_out --output results/ways_out.json
 	$(BIN)/python -m experiments.weights --output results/weights.json
 	$(BIN)/python -m experiments.recipe --output results/recipe.json
+	$(BIN)/python -m experiments.choices --output results/choices.json --seeds 0
 	$(BIN)/python -m experiments.number --output results/number.json
 	$(BIN)/python -m experiments.pretrained --output gmlvm/data/pretrained
 	$(BIN)/python -m benchmarks --json results/benchmarks.json
