@@ -210,9 +210,6 @@ CASES = {
     "map images": (lambda: hover_map([[0, 0]], np.zeros((1, 2, 2)), MAP), ValueError, r"\(N, 1, H, H\)"),
     "map none": (lambda: hover_map(np.zeros((0, 2)), np.zeros((0, 1, 2, 2)), MAP), ValueError, r"got \(0, 1, 2, 2\)"),
     "map range": (lambda: hover_map([[0, 0]], np.full((1, 1, 2, 2), 255), MAP), ValueError, r"in \[0, 1\], got 255 to 255"),
-    "map size": (
-        lambda: hover_map([[0, 0]], np.broadcast_to(0.0, (1, 1, 16384, 16384)), MAP), ValueError, "fit into 16383 x 16383",
-    ),
     "map no labels": (lambda: hover_map([[0, 0]], PIXELS, {}), ValueError, "mapping from names to labels, got {}"),
     "map bare labels": (lambda: hover_map([[0, 0]], PIXELS, [0]), ValueError, r"mapping from names to labels, got \[0\]"),
     "map labels": (lambda: hover_map([[0, 0]], PIXELS, {"a": [-1]}), ValueError, r"integers from 0, .*got 'a': array\(\[-1"),

@@ -95,7 +95,7 @@ class TestNotebook:
                     assert picture.width // 2 == output.metadata["image/png"]["width"]
 
     def test_is_small(self, path):
-        assert path.stat().st_size <= 2_000_000
+        assert path.stat().st_size <= 1_750_000
 
     def test_folds_its_set_up(self, path):
         assert "hide-input" in code_cells(path)[0].metadata["tags"]
