@@ -152,7 +152,8 @@ def _particular(values: Tensor) -> Tensor:
 
 def _strength(q: Tensor, values: Tensor) -> Tensor:
     """Norm of the gradient in the logits of the sum over images of the mean of values under q, (B, K) each."""
-    return (q * (values - (q * values).sum(1, keepdim=True))).norm()
+    strength: Tensor = torch.linalg.vector_norm(q * (values - (q * values).sum(1, keepdim=True)))
+    return strength
 
 
 class Scheduled(Apart):

@@ -13,7 +13,7 @@ import math
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ class Setting:
     """
 
     objective: Objective
-    prior: Callable[[], GaussianMixturePrior] = paper_prior
+    prior: Callable[[], GaussianMixturePrior] = field(default=paper_prior, repr=False)
     learning_rate: float = 8e-4
     beta1: float = 0.5
     batch_size: int = 128
@@ -316,6 +316,12 @@ METHODS |= {
     for length in ("short", "early", "late")
 }
 
+
+def described() -> dict[str, str]:
+    """All trainings in words, the same in every process: a function's own would say where it lies in memory."""
+    priors = {name: how.prior() for name, how in TRAININGS.items()}
+    return {name: f"{how}, {priors[name]} of scale {priors[name].scale[0, 0]:.4f}" for name, how in TRAININGS.items()}
+
+
 if __name__ == "__main__":
-    trainings = {name: repr(how) for name, how in TRAININGS.items()}
-    runner.main("experiments.paper", {**SETTINGS, "trainings": trainings}, METHODS, range(3))
+    runner.main("experiments.paper", {**SETTINGS, "trainings": described()}, METHODS, range(3))

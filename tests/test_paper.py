@@ -23,6 +23,13 @@ def small(monkeypatch, small_data, tmp_path):
     monkeypatch.setattr(paper, "_CHECKPOINTS", tmp_path / "checkpoints")
 
 
+def test_settings_are_the_same_in_every_process():
+    """What a file was begun with is compared with what goes on: an address in memory would never be found again."""
+    words = paper.described()
+    assert not any(" at 0x" in text for text in words.values())
+    assert len(set(words.values())) == len(words)
+
+
 FIT = paper.fit
 
 
