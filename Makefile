@@ -56,7 +56,7 @@ colab: $(VENV)/ready ## write the chapters as plain notebooks for Colab, from wh
 	$(BIN)/jupyter-book build . --all -W -n --keep-going --builder custom --custom-builder colab
 	rm -rf colab && mkdir colab && cp -r _build/colab/book colab
 
-results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about twelve hours on two cores)
+results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about fifteen hours on two cores)
 	$(BIN)/python -m experiments.collapse --output results/collapse.json
 	$(BIN)/python -m experiments.wae_start --output results/wae_start.json \
 	    --methods "wae, beta 1" "wae, beta 10" "scratch, beta 1"
@@ -77,9 +77,13 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.survival --output results/survival.json
 	$(BIN)/python -m experiments.ways_out --output results/ways_out.json
 	$(BIN)/python -m experiments.weights --output results/weights.json
-	$(BIN)/python -m experiments.recipe --output results/recipe.json
+	$(BIN)/python -m experiments.recipe --output results/recipe.json --seeds 0
 	$(BIN)/python -m experiments.choices --output results/choices.json --seeds 0
 	$(BIN)/python -m experiments.number --output results/number.json
+	$(BIN)/python -m experiments.paper --output results/paper_long.json --seeds 0 \
+	    --methods "VAE beta 10 after short WAE" "WAE, third"
+	$(BIN)/python -m experiments.paper --output results/paper_levers.json --seeds 0 \
+	    --methods WAE "VAE beta 10" "weight 1750" pairs "2021, weight 1750"
 	$(BIN)/python -m experiments.pretrained --output gmlvm/data/pretrained
 	$(BIN)/python -m benchmarks --json results/benchmarks.json
 	$(BIN)/python -m benchmarks.groups --json results/seconds.json
