@@ -83,7 +83,7 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.paper --output results/paper_long.json --seeds 0 \
 	    --methods "VAE beta 10 after short WAE" "WAE, third"
 	$(BIN)/python -m experiments.paper --output results/paper_levers.json --seeds 0 \
-	    --methods WAE "VAE beta 10" "weight 1750" pairs "2021, weight 1750"
+	    --methods WAE "VAE beta 10" "weight 1750" pairs
 	$(BIN)/python -m experiments.pretrained --output gmlvm/data/pretrained
 	$(BIN)/python -m benchmarks --json results/benchmarks.json
 	$(BIN)/python -m benchmarks.groups --json results/seconds.json
