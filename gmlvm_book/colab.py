@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +11,11 @@ from docutils import nodes
 from sphinx.builders import Builder
 from sphinx.domains.std import StandardDomain
 
-from gmlvm_book.figures import lighten
 from gmlvm_book.plain import Markdown
 from gmlvm_book.records import read_record
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
-
-# Pictures are shown until a reader's own run replaces them: no more pixels than a page is wide.
-_WIDTH = 1000
 
 
 class ColabBuilder(Builder):
@@ -74,7 +69,7 @@ class ColabBuilder(Builder):
         for name, (first, *others) in cells.items():
             if _is_code(first):
                 cell = source.cells[first["cell_index"]]
-                outputs = [_light(output) for output in cell.outputs if _is_shown(output)]
+                outputs = [output for output in cell.outputs if _is_shown(output)]
                 folded = "hide-input" in cell.metadata.get("tags", [])
                 cell.update(id=name, metadata={"cellView": "form"} if folded else {}, outputs=outputs)
             else:
@@ -156,14 +151,6 @@ def _is_shown(output: nbformat.NotebookNode) -> bool:
     """Whether an output is text or a picture: not a number for the text, not a page of HTML."""
     data = output.get("data", {})
     return "text/html" not in data and not any(kind.startswith("application/") for kind in data)
-
-
-def _light(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """An output with its picture made small."""
-    if "image/png" in output.get("data", {}):
-        small = lighten(base64.b64decode(output.data["image/png"]), _WIDTH)
-        output.data["image/png"] = base64.b64encode(small).decode()
-    return output
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

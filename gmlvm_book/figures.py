@@ -18,20 +18,17 @@ from PIL import Image
 _COLOURS = 256
 
 
-def lighten(png: bytes, width: int | None = None) -> bytes:
+def lighten(png: bytes) -> bytes:
     """The same picture, opaque and in 256 colours, about a third as large.
 
     Args:
         png: A PNG. What is transparent in it is shown on white.
-        width: Pixels that a wider picture is brought down to; as wide as it is if left out.
     """
     picture = Image.open(BytesIO(png))
-    width = picture.width if width is None else width
-    if picture.mode == "P" and picture.width <= width:
+    if picture.mode == "P":
         return png
     rgba = picture.convert("RGBA")
     opaque = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    opaque.thumbnail((width, picture.height))
     out = BytesIO()
     opaque.quantize(_COLOURS, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return out.getvalue()
