@@ -106,7 +106,9 @@ def test_loads_without_an_error(opened):
 def test_needs_nothing_from_outside_and_weighs_little(opened):
     assert {urlsplit(url).scheme for url in opened.loaded} <= {"file", "data"}
     files = [Path(unquote(urlsplit(url).path)) for url in opened.loaded if url.startswith("file:")]
-    assert sum(path.stat().st_size for path in files) <= BYTES
+    models = [path for path in files if path.parent.name == "touch"]  # whole networks, on the page to touch alone
+    assert sum(path.stat().st_size for path in models) <= 4_000_000
+    assert sum(path.stat().st_size for path in files if path not in models) <= BYTES
 
 
 def test_equations_and_icons_are_drawn(opened):
