@@ -307,8 +307,8 @@ def vae_after_wae(length: str, beta: float) -> runner.Method:
 METHODS: dict[str, runner.Method] = {name: training(name, "short") for name in TRAININGS}
 METHODS |= {
     f"{name}, {length}": training(name, length)
-    for name in ("WAE", "VAE beta 10", "VAE beta 1")
-    for length in ("third", "whole")
+    for name in ("WAE", "VAE beta 10", "VAE beta 1", "pairs")
+    for length in ("third", "early", "late", "whole")
 }
 METHODS |= {
     f"VAE beta {beta:g} after {length} WAE": vae_after_wae(length, beta)
