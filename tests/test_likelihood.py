@@ -209,13 +209,13 @@ def test_a_dynamic_binarisation_is_another_in_every_step(small_model, small_data
 
 def test_every_model_has_its_likelihood(small_data, monkeypatch):
     monkeypatch.setattr(likelihoods.datasets, "mnist", lambda: small_data)
-    sizes = {"num_components": 4, "steps": 20, "wae_steps": 2, "samples": 20, "test_images": 40}
+    sizes = {"num_components": 4, "latent_dim": 3, "steps": 20, "wae_steps": 2, "samples": 20, "test_images": 40}
     for name, value in sizes.items():
         monkeypatch.setitem(likelihoods.SETTINGS, name, value)
     started = GMLVM.for_images(small_data.image_shape, 4, 3, networks="deep", seed=9).requires_grad_(False)
     monkeypatch.setattr(likelihoods, "pretrained", lambda _: copy.deepcopy(started))
     found = {
-        (kind, how): likelihoods.run(kind, 3, how)(0)
+        (kind, how): likelihoods.run(kind, how)(0)
         for kind in likelihoods.SETTINGS["kinds"]
         for how in likelihoods.SETTINGS["binarisations"]
     }
@@ -224,4 +224,5 @@ def test_every_model_has_its_likelihood(small_data, monkeypatch):
     assert all(-30 < value < 0 for value in values)  # 30 pixels, of one bit at most
     for figures in found.values():
         assert figures["log_likelihood"] > figures["with_a_tenth_of_the_samples"] - 0.5
-        assert 0 < figures["standard_error"] < 2
+        assert np.mean(figures["of_images"]) == pytest.approx(figures["log_likelihood"], abs=0.005)
+        assert len(figures["of_images"]) == sizes["test_images"]
