@@ -80,8 +80,14 @@ def neighbours(seed: int) -> dict[str, Any]:
     return _groups(begun, mixture, reducer.embedding_, test)
 
 
-def _one_gaussian(objective: Objective, steps: int, seed: int) -> tuple[GMLVM, float]:
-    """A model with a single component, trained, and the seconds that it took; no more weights than K = 10 has."""
+def one_gaussian_model(objective: Objective, steps: int, seed: int) -> tuple[GMLVM, float]:
+    """A model with a single component, trained, and the seconds that it took; no more weights than K = 10 has.
+
+    Args:
+        objective: What is minimised.
+        steps: How many.
+        seed: Seed of everything.
+    """
     data = datasets.mnist()
     model = GMLVM.for_images(
         data.image_shape, 1, SETTINGS["latent_dim"], seed=seed, component_hidden_dim=SETTINGS["hidden_dim"]
@@ -92,7 +98,7 @@ def _one_gaussian(objective: Objective, steps: int, seed: int) -> tuple[GMLVM, f
 
 def autoencoder(seed: int) -> dict[str, Any]:
     """Groups of an autoencoder's codes: by k-means, by a mixture, and by UMAP and a mixture, which is N2D."""
-    model, seconds = _one_gaussian(WAE(penalty_weight=0.0), SETTINGS["autoencoder_steps"], seed)
+    model, seconds = one_gaussian_model(WAE(penalty_weight=0.0), SETTINGS["autoencoder_steps"], seed)
     data, begun = datasets.mnist(), time.perf_counter() - seconds
     train, test = (model.transform(split.images) for split in (data.train, data.test))
     figures: dict[str, Any] = {"k-means": _groups(begun, _k_means(train, seed), train, test)}
@@ -113,7 +119,7 @@ def one_gaussian(objective: Objective) -> runner.Method:
     """
 
     def method(seed: int) -> dict[str, Any]:
-        model, seconds = _one_gaussian(objective, SETTINGS["steps"], seed)
+        model, seconds = one_gaussian_model(objective, SETTINGS["steps"], seed)
         data = datasets.mnist()
         fixed, begun = measures.measured(model), time.perf_counter() - seconds
         train, test = (model.transform(split.images) for split in (data.train, data.test))

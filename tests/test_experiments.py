@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from experiments import (
     imbalance,
     measures,
     number,
+    origin,
     other_data,
     pretrained,
     recipe,
@@ -177,6 +179,20 @@ def test_a_mixture_fitted_afterwards_draws_what_its_components_hold(small_path, 
     assert samples["labels_recalled"] == 4
     assert samples["purity"] > 0.9
     assert samples["frechet"] < found["one Gaussian"]["samples"]["frechet"]
+
+
+def test_groups_given_afterwards_draw_what_they_hold(small_path, monkeypatch):
+    started = SimpleNamespace(discrete_encoder=small_path.discrete_encoder)
+    monkeypatch.setattr(origin, "pretrained", lambda _: started)
+    for name, value in {"num_components": 4, "steps": 600, "penalty_weight": 0.1}.items():
+        monkeypatch.setitem(origin.SETTINGS, name, value)
+    found = origin.afterwards(WAE(penalty_weight=0.1))(0)
+    one, groups = found["one Gaussian"], found["groups of the path"]
+    assert groups["model"]["accuracy"] == 1
+    assert groups["model"]["reconstruction_error"] == pytest.approx(one["model"]["reconstruction_error"], rel=0.02)
+    assert groups["samples"]["labels_recalled"] == 4
+    assert groups["samples"]["purity"] > 0.9
+    assert groups["samples"]["frechet"] < one["samples"]["frechet"]
 
 
 def test_models_with_components_are_measured_before_and_after_their_prior_moves(small_path):
