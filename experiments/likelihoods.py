@@ -61,12 +61,13 @@ def binarised(data: ImageData) -> ImageData:
     return ImageData(f"binarised {data.name}", drawn(data.train, 0), drawn(data.test, 1), data.class_names)
 
 
-def run(kind: str, binarisation: str) -> runner.Method:
+def run(kind: str, binarisation: str, wide: bool = False) -> runner.Method:
     """One model, as a function of the seed.
 
     Args:
         kind: One of the kinds of model.
         binarisation: ``"static"`` or ``"dynamic"``.
+        wide: Whether each component's continuous encoder is as wide as that of the one Gaussian.
     """
 
     def method(seed: int) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def run(kind: str, binarisation: str) -> runner.Method:
             grey.image_shape,
             1 if one else SETTINGS["num_components"],
             SETTINGS["latent_dim"],
-            component_hidden_dim=SETTINGS["hidden_dims"]["one Gaussian" if one else "mixture"],
+            component_hidden_dim=SETTINGS["hidden_dims"]["one Gaussian" if one or wide else "mixture"],
             seed=seed,
         )
         if kind.endswith("start of q_D"):
@@ -113,6 +114,7 @@ METHODS: dict[str, runner.Method] = {
     f"{kind}, {binarisation}": run(kind, binarisation)
     for binarisation, kind in product(SETTINGS["binarisations"], SETTINGS["kinds"])
 }
+METHODS |= {f"{kind}, wide q_C, static": run(kind, "static", wide=True) for kind in SETTINGS["kinds"][1:]}
 
 if __name__ == "__main__":
     runner.main("experiments.likelihoods", SETTINGS, METHODS, range(3))
