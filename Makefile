@@ -84,6 +84,10 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	    --methods "VAE beta 10 after short WAE" "WAE, third"
 	$(BIN)/python -m experiments.paper --output results/paper_levers.json --seeds 0 \
 	    --methods WAE "VAE beta 10" "weight 1750" pairs
+	$(BIN)/python -m experiments.paper --output results/paper_pairs.json --seeds 0 1 2 --methods pairs
+	$(BIN)/python -m experiments.paper --output results/paper_early.json --seeds 0 --methods "WAE, early"
+	$(BIN)/python -m experiments.likelihoods --output results/likelihoods.json --seeds 0 \
+	    --methods $(foreach how,static dynamic,"one Gaussian$(COMMA) $(how)")
 	$(BIN)/python -m experiments.pretrained --output gmlvm/data/pretrained
 	$(BIN)/python -m benchmarks --json results/benchmarks.json
 	$(BIN)/python -m benchmarks.groups --json results/seconds.json

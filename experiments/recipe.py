@@ -11,15 +11,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import torch
-
-from experiments import imbalance, measures, other_data, runner, seeds
+from experiments import imbalance, measures, other_data, runner
 from experiments.shapes import coloured_shapes
-from gmlvm import GMLVM, WAE, GaussianMixturePrior, InformationMaximisation, datasets, evaluate, fit_prior
+from gmlvm import GMLVM, datasets, evaluate, learn_components
 from gmlvm.datasets import ImageData
 from gmlvm.generation import own_samples
-from gmlvm.merging import keep_components
 
 #: Those of the path's start; then what the chapter adds.
 SETTINGS: dict[str, Any] = {
@@ -49,32 +45,41 @@ def four_numbers(model: GMLVM, data: ImageData) -> dict[str, Any]:
     }
 
 
-def followed(source: Callable[[], ImageData]) -> runner.Method:
+def followed(source: Callable[[], ImageData], asked: int | None = None) -> runner.Method:
     """K-means, the teacher and the recipe on one data set, as a function of the seed.
 
     Args:
-        source: Gives the data, which is asked for as many components as it has classes.
+        source: Gives the data.
+        asked: How many components it is asked for; as many as it has classes if left out.
     """
 
     def method(seed: int) -> dict[str, Any]:
         data = source()
-        figures, targets = other_data.yardsticks(data, len(data.class_names), seed)
+        figures, targets = other_data.yardsticks(data, asked or len(data.class_names), seed)
         begun = time.perf_counter()
-        groups = imbalance.started(data, targets, InformationMaximisation(balance=0.0), seed)
-        shares = groups.predict_proba(data.train.images).mean(0)
-        kept = np.flatnonzero(shares > SETTINGS["least_share"])
-        k, d = len(kept), max(len(kept) - 1, SETTINGS["least_latent_dim"])
-        prior = GaussianMixturePrior.simplex(k, d, logits=torch.tensor(np.log(shares[kept])))
-        model = GMLVM.for_images(data.image_shape, k, d, prior=prior, networks="deep", seed=seed)
-        model.discrete_encoder = keep_components(groups.discrete_encoder, kept).requires_grad_(False)
-        seeds.train_whole(model, WAE(SETTINGS["relative_weight"] * data.total_variance), data, SETTINGS["steps"], seed)
+        learned = learn_components(
+            data,
+            targets.shape[1],
+            targets=targets,
+            refining_steps=SETTINGS["refining_steps"],
+            latent_dim=SETTINGS["least_latent_dim"],
+            least_share=SETTINGS["least_share"],
+            relative_weight=SETTINGS["relative_weight"],
+            steps=SETTINGS["steps"],
+            seed=seed,
+            progress=False,
+        )
+        seconds, model, fitted = time.perf_counter() - begun, learned.model, learned.model.prior
+        model.prior = learned.training_prior
         before = four_numbers(model, data)
-        fit_prior(model, data)
+        model.prior = fitted
         return {
             **figures,
-            "seconds_after_the_teacher": round(time.perf_counter() - begun, 1),
+            "seconds_after_the_teacher": round(seconds, 1),
             "total_variance": data.total_variance,
-            "most_information": math.log(k),
+            "most_information": math.log(model.num_components),
+            "shares": learned.shares.tolist(),
+            "own_samples": learned.own_samples.tolist(),
             "before": before,
             "after": four_numbers(model, data),
         }
@@ -89,6 +94,8 @@ METHODS: dict[str, runner.Method] = {
     "MNIST": followed(datasets.mnist),
     "imbalanced MNIST": followed(imbalance.imbalanced),
     "Fashion-MNIST": followed(other_data.fashion),
+    "small digits, 15 asked": followed(other_data.small_digits, 15),
+    "imbalanced MNIST, 15 asked": followed(imbalance.imbalanced, 15),
 }
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from gmlvm.optimisation import cosine
 from gmlvm.posterior import Posterior
 from gmlvm.prior import GaussianMixturePrior, Prior
 from gmlvm.prior_fit import fit_prior
+from gmlvm.recipe import Learned, learn_components
 from gmlvm.run import Run
 from gmlvm.start import Start, start_discrete_encoder
 from gmlvm.training import fit
@@ -49,6 +50,7 @@ __all__ = [
     "GaussianMixturePrior",
     "History",
     "InformationMaximisation",
+    "Learned",
     "Objective",
     "Posterior",
     "Prior",
@@ -67,6 +69,7 @@ __all__ = [
     "fit_prior",
     "kernels",
     "kl",
+    "learn_components",
     "metrics",
     "mmd",
     "networks",

@@ -455,29 +455,15 @@ def test_a_weight_is_taken_in_units_of_the_total_variance(small_data, monkeypatc
     assert found["trainings"][0]["reconstruction_error"] != found["trainings"][1]["reconstruction_error"]
 
 
-def test_the_recipe_leaves_out_what_is_empty_and_weighs_the_prior_by_what_is_left(small_data, monkeypatch):
-    monkeypatch.setitem(imbalance.SETTINGS, "refining_steps", 3)
-    start, started, models = imbalance.started, [], []
-
-    def with_an_empty_one(data, targets, refining, seed):
-        groups = start(data, targets, refining, seed)
-        groups.discrete_encoder[-1].bias.data[1] = -100
-        started.append(refining)
-        return groups
-
-    monkeypatch.setattr(recipe.imbalance, "started", with_an_empty_one)
-    monkeypatch.setattr(recipe.seeds, "train_whole", lambda model, *_: models.append(copy.deepcopy(model)))
-    figures = recipe.followed(lambda: small_data)(0)
-    assert started[0].balance == 0
-    (model,) = models
-    assert model.num_components == 3
-    assert model.latent_dim == 9
-    assert not any(parameter.requires_grad for parameter in model.discrete_encoder.parameters())
-    shares = model.predict_proba(small_data.train.images).mean(0)
-    np.testing.assert_allclose(model.prior.probs, shares, rtol=1e-4)
-    assert figures["most_information"] == pytest.approx(np.log(3))
+def test_the_recipe_is_measured_before_and_after_its_prior_moves(small_data, monkeypatch):
+    for name, value in {"refining_steps": 3, "steps": 60}.items():
+        monkeypatch.setitem(recipe.SETTINGS, name, value)
+    figures = recipe.followed(lambda: small_data, 5)(0)
+    assert len(figures["shares"]) == 5
+    left = len(figures["own_samples"])
+    assert figures["most_information"] == pytest.approx(np.log(left))
+    assert np.mean(figures["own_samples"]) == figures["before"]["own_samples"] != figures["after"]["own_samples"]
     assert figures["before"]["accuracy"] == figures["after"]["accuracy"]
-    assert figures["before"]["own_samples"] != figures["after"]["own_samples"]
     assert figures["after"]["error"] == figures["after"]["reconstruction_error"] / small_data.total_variance
 
 

@@ -1,0 +1,138 @@
+"""From images to a model whose components are groups of them, in one call: the setting to start with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gmlvm.clustering import InformationMaximisation
+from gmlvm.datasets import ImageData
+from gmlvm.generation import own_samples
+from gmlvm.merging import keep_components
+from gmlvm.model import GMLVM
+from gmlvm.objectives import WAE
+from gmlvm.optimisation import cosine
+from gmlvm.prior import GaussianMixturePrior, Prior
+from gmlvm.prior_fit import fit_prior
+from gmlvm.start import start_discrete_encoder
+from gmlvm.training import fit
+from gmlvm.validation import check_number, check_positive_int, check_seed, check_type
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What :func:`learn_components` made.
+
+    Attributes:
+        model: The model, its discrete encoder frozen and its prior fitted to the codes.
+        shares: Share of the training images in each component that was asked for, shape (K,).
+        kept: Those of them that the model has, in order, shape (G,).
+        training_prior: The prior before it was fitted, that of the training.
+        own_samples: With that prior, the share of each component's samples that are sent back to it, shape (G,); see
+            :func:`gmlvm.generation.own_samples`. Low where the training has not filled a component's Gaussian.
+    """
+
+    model: GMLVM = field(repr=False)
+    shares: NDArray[np.float64]
+    kept: NDArray[np.int64]
+    training_prior: Prior = field(repr=False)
+    own_samples: NDArray[np.float64]
+
+
+def learn_components(
+    data: ImageData,
+    num_components: int,
+    *,
+    even: bool = False,
+    targets: Tensor | None = None,
+    build: Callable[[GaussianMixturePrior], GMLVM] | None = None,
+    latent_dim: int = 9,
+    least_share: float = 0.005,
+    relative_weight: float = 2.0,
+    teaching_steps: int = 500,
+    refining_steps: int = 5000,
+    steps: int = 3000,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> Learned:
+    """Find groups of images, and train a model that has a component for each; no label is looked at.
+
+    Five steps, each a function of the library: the discrete encoder gets its start
+    (:func:`gmlvm.start_discrete_encoder`); components with hardly an image are left out
+    (:func:`gmlvm.merging.keep_components`); the prior gets the shares of the others; the rest is trained as a
+    :class:`gmlvm.WAE` with q_D frozen; and the prior moves to the codes (:func:`gmlvm.fit_prior`).
+
+    Args:
+        data: Images; those of the training split are used.
+        num_components: Number of components K that is asked for, at least 1.
+        even: Whether groups are of equal size. If not, an even use is not asked for, and components may end empty.
+        targets: Probabilities of another teacher, in the order of the images, shape (N, K).
+        build: Makes a model around a prior, called once for the start, with K components, and once for the training,
+            with those that are kept. The ``"deep"`` networks of :meth:`GMLVM.for_images` if left out.
+        latent_dim: Dimension D of a code, at least 1; one less than the components where that is more.
+        least_share: Components with at most this share of the images are left out, in [0, 1).
+        relative_weight: Weight of the penalty in units of the data's total variance, at least 0.
+        teaching_steps: See :func:`gmlvm.start_discrete_encoder`.
+        refining_steps: Likewise.
+        steps: Of the training as a WAE, at least 1.
+        seed: Seed of everything, below 2^64 - 1.
+        device: See :func:`gmlvm.fit`.
+        progress: Show bars.
+
+    Returns:
+        The model, and what was seen on the way.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If one is out of range or does not fit, no component is kept, or one that is kept has too few
+            images for a Gaussian.
+        ImportError: If no targets are given and umap-learn is not there.
+
+    Source: chapter "Choices".
+    """
+    check_type("data", data, ImageData)
+    k = check_positive_int("num_components", num_components)
+    d, steps = check_positive_int("latent_dim", latent_dim), check_positive_int("steps", steps)
+    if check_number("least_share", least_share) >= 1:
+        raise ValueError(f"least_share must be below 1, or no component is left, got {least_share}")
+    objective = WAE(check_number("relative_weight", relative_weight) * data.total_variance)
+    seed = check_seed("seed", seed)
+
+    def standard(prior: GaussianMixturePrior) -> GMLVM:
+        shape, left, dim = data.image_shape, prior.num_components, prior.latent_dim
+        return GMLVM.for_images(shape, left, dim, prior=prior, networks="deep", seed=seed)
+
+    build = build or standard
+    finder = build(GaussianMixturePrior.simplex(k, max(k - 1, d)))
+    refining = InformationMaximisation() if even else InformationMaximisation(balance=0.0)
+    start_discrete_encoder(
+        finder,
+        data,
+        targets=targets,
+        refining=refining,
+        teaching_steps=teaching_steps,
+        refining_steps=refining_steps,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    shares = finder.predict_proba(data.train.images).mean(0)
+    kept = np.flatnonzero(shares > least_share)
+    if len(kept) == 0:
+        raise ValueError(
+            f"no component has more than least_share={least_share} of the images, the largest {max(shares):.2g}"
+        )
+    prior = GaussianMixturePrior.simplex(len(kept), max(len(kept) - 1, d), logits=torch.tensor(np.log(shares[kept])))
+    model = build(prior)
+    encoder = finder.discrete_encoder if len(kept) == k else keep_components(finder.discrete_encoder, kept)
+    model.discrete_encoder = encoder.requires_grad_(False)
+    fit(model, objective, data, steps=steps, schedule=cosine, seed=seed, device=device, progress=progress)
+    training_prior, own = model.prior, own_samples(model, seed=seed)
+    fit_prior(model, data)
+    return Learned(model, shares, kept, training_prior, own)

@@ -1,0 +1,136 @@
+"""From images to components in one call: what the five steps do, and what they must not do."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gmlvm import (
+    GMLVM,
+    WAE,
+    GaussianMixturePrior,
+    InformationMaximisation,
+    evaluate,
+    fit,
+    fit_prior,
+    learn_components,
+    start_discrete_encoder,
+)
+from gmlvm.generation import own_samples
+from gmlvm.optimisation import cosine
+
+STEPS = {"teaching_steps": 60, "refining_steps": 3, "steps": 30, "progress": False, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def targets(small_data):
+    """A teacher that is right, and has heard of a fifth kind that there is not."""
+    return nn.functional.one_hot(small_data.train.labels, 5).float()
+
+
+@pytest.fixture(scope="module")
+def learned(small_data, targets):
+    return learn_components(small_data, 5, targets=targets, **STEPS)
+
+
+def test_what_is_empty_is_left_out_and_the_prior_of_the_training_has_the_shares_of_the_rest(small_data, learned):
+    assert learned.shares.shape == (5,)
+    assert learned.shares.sum() == pytest.approx(1)
+    assert learned.kept.tolist() == np.flatnonzero(learned.shares > 0.005).tolist() == [0, 1, 2, 3]
+    kept = learned.shares[learned.kept]
+    np.testing.assert_allclose(learned.training_prior.probs, kept / kept.sum(), rtol=1e-5)
+    assert learned.model.num_components == 4
+    assert learned.model.latent_dim == 9
+    assert not any(parameter.requires_grad for parameter in learned.model.discrete_encoder.parameters())
+    assert evaluate(learned.model, small_data).accuracy == 1
+
+
+def test_it_is_the_five_steps_one_by_one(small_data, targets):
+    found = learn_components(small_data, 5, targets=targets, relative_weight=3.0, least_share=0, seed=4, **STEPS)
+    model = GMLVM.for_images(small_data.image_shape, 5, 9, networks="deep", seed=4)
+    alike = {"seed": 4, "progress": False, "device": "cpu"}
+    brief = {"teaching_steps": 60, "refining_steps": 3}
+    refining = InformationMaximisation(balance=0.0)
+    start_discrete_encoder(
+        model, small_data, targets=targets, refining=refining, **brief, **alike
+    )
+    shares = model.predict_proba(small_data.train.images).mean(0)
+    model.prior = GaussianMixturePrior.simplex(5, 9, logits=torch.tensor(np.log(shares)))
+    model.discrete_encoder.requires_grad_(False)
+    fit(model, WAE(3 * small_data.total_variance), small_data, steps=30, schedule=cosine, **alike)
+    np.testing.assert_array_equal(found.shares, shares)
+    np.testing.assert_array_equal(found.own_samples, own_samples(model, seed=4))
+    for name, value in model.state_dict().items():
+        if not name.startswith("prior"):
+            assert torch.equal(found.model.state_dict()[name], value), name
+    assert torch.equal(found.training_prior.loc, model.prior.loc)
+
+
+def test_its_prior_is_that_of_the_codes(small_data, learned):
+    again = copy.deepcopy(learned.model)
+    fit_prior(again, small_data)
+    assert torch.equal(again.prior.loc, learned.model.prior.loc)
+    assert not torch.equal(learned.training_prior.loc, learned.model.prior.loc)
+
+
+def test_an_even_use_is_asked_for_where_it_is_wanted(small_data, targets, monkeypatch):
+    seen = []
+    start = start_discrete_encoder
+    monkeypatch.setattr(
+        "gmlvm.recipe.start_discrete_encoder",
+        lambda *args, refining, **more: (seen.append(refining.balance), start(*args, refining=refining, **more))[1],
+    )
+    for even in (True, False):
+        learn_components(small_data, 5, targets=targets, even=even, **STEPS)
+    assert seen == [InformationMaximisation().balance, 0.0]
+
+
+def test_networks_of_ones_own_are_built_for_the_start_and_for_what_is_kept(small_data, targets):
+    priors = []
+
+    def build(prior):
+        priors.append(prior)
+        return GMLVM.for_images(small_data.image_shape, prior.num_components, prior.latent_dim, prior=prior, seed=1)
+
+    found = learn_components(small_data, 5, targets=targets, build=build, latent_dim=4, **STEPS)
+    assert [(prior.num_components, prior.latent_dim) for prior in priors] == [(5, 4), (len(found.kept), 4)]
+    assert torch.equal(found.training_prior.loc, priors[1].loc)
+
+
+def test_a_model_none_of_whose_components_is_left_out_is_saved_like_any_other(small_data, tmp_path):
+    targets = nn.functional.one_hot(small_data.train.labels, 4).float()
+    model = learn_components(small_data, 4, targets=targets, **STEPS).model
+    model.save(tmp_path / "model.safetensors")
+    loaded = GMLVM.load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(
+        loaded.predict_proba(small_data.test.images), model.predict_proba(small_data.test.images)
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"num_components": 0}, ValueError, "num_components must be at least 1, got 0"),
+        ({"least_share": 1.0}, ValueError, "least_share must be below 1, .* got 1.0"),
+        ({"relative_weight": -1.0}, ValueError, "relative_weight must be .* got -1"),
+        ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
+        ({"seed": -1}, ValueError, "seed must be"),
+        ({"latent_dim": 0}, ValueError, "latent_dim must be at least 1, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused_before_any_work(small_data, settings, error, message, monkeypatch):
+    monkeypatch.setattr("gmlvm.recipe.start_discrete_encoder", lambda *_, **__: pytest.fail("work was begun"))
+    with pytest.raises(error, match=message):
+        learn_components(small_data, **{"num_components": 4, **STEPS, **settings})
+
+
+def test_images_alone_are_no_data(small_data):
+    with pytest.raises(TypeError, match="data must be of type ImageData"):
+        learn_components(small_data.train.images, 4, **STEPS)
+
+
+def test_if_no_component_is_kept_it_says_so(small_data, targets):
+    with pytest.raises(ValueError, match=r"no component has more than least_share=0.9 .* the largest 0\.\d"):
+        learn_components(small_data, 5, targets=targets, least_share=0.9, **STEPS)
