@@ -61,6 +61,7 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.wae_start --output results/wae_start.json \
 	    --methods "wae, beta 1" "wae, beta 10" "scratch, beta 1"
 	$(BIN)/python -m experiments.wae_start --output results/scratch.json --methods "scratch, beta 10"
+	$(BIN)/python -m experiments.new_encoder --output results/new_encoder.json
 	$(BIN)/python -m experiments.seeds --output results/gm_wae_seeds.json
 	$(BIN)/python -m experiments.expectations --output results/expectations.json
 	$(BIN)/python -m experiments.expectations --output results/expectations_fresh.json \
@@ -84,6 +85,8 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	    --methods "VAE beta 10 after short WAE" "WAE, third"
 	$(BIN)/python -m experiments.paper --output results/paper_levers.json --seeds 0 \
 	    --methods WAE "VAE beta 10" "weight 1750" pairs
+	$(BIN)/python -m experiments.paper --output results/paper_normal.json --seeds 0 \
+	    --methods "VAE beta 10, standard normal"
 	$(BIN)/python -m experiments.paper --output results/paper_pairs.json --seeds 0 1 2 --methods pairs
 	$(BIN)/python -m experiments.paper --output results/paper_early.json --seeds 0 --methods "WAE, early"
 	$(BIN)/python -m experiments.likelihoods --output results/likelihoods.json --seeds 0 \

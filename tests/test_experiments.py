@@ -24,6 +24,7 @@ from experiments import (
     expectations,
     imbalance,
     measures,
+    new_encoder,
     number,
     origin,
     other_data,
@@ -117,6 +118,46 @@ def test_a_vae_starts_where_the_wae_ended(small_runs, monkeypatch):
     faster = wae_start.METHODS["wae, beta 1"](0)["reports"]
     assert faster[0] == first["wae, beta 1"]
     assert faster[1] != figures["wae, beta 1"]["reports"][1]
+
+
+def test_a_new_encoder_looks_for_the_components_of_a_trained_wae(small_runs, monkeypatch):
+    monkeypatch.setitem(seeds.SETTINGS, "steps", 30)
+    for name, value in {"num_components": 4, "latent_dim": 3}.items():
+        monkeypatch.setitem(wae_start.SETTINGS, name, value)
+    for name, value in {"steps": 4, "settling_steps": 3}.items():
+        monkeypatch.setitem(new_encoder.SETTINGS, name, value)
+    monkeypatch.setattr(new_encoder, "LOOKS", (0, 4))
+    figures = new_encoder.method(0)
+    ways = ("trained on", "held still", "settled, trained on")
+    first, last = ({way: figures[way][look] for way in ways} for look in (0, -1))
+    assert first["trained on"] == first["held still"] != figures["WAE"]
+    assert first["settled, trained on"] != first["trained on"]
+    assert len({str(report) for report in (*last.values(), figures["settled WAE"])}) == 4
+    wae = wae_start.plain(0)
+    before = {name: weights.clone() for name, weights in wae.state_dict().items()}
+    new_encoder.found(wae, 0, held=True)
+    assert all(torch.equal(weights, before[name]) for name, weights in wae.state_dict().items())
+    assert all(weights.requires_grad for weights in wae.parameters())
+
+
+def test_what_is_held_still_does_not_move_and_the_new_encoder_does(small_runs, monkeypatch):
+    monkeypatch.setitem(new_encoder.SETTINGS, "steps", 3)
+    monkeypatch.setattr(new_encoder, "LOOKS", (0, 3))
+    model = GMLVM.for_images((1, 6, 5), 4, 3, seed=1)
+    seen = []
+    monkeypatch.setattr(new_encoder, "untrained", lambda seed: GMLVM.for_images((1, 6, 5), 4, 3, seed=seed))
+    monkeypatch.setattr(new_encoder, "asdict", lambda report: {})
+    evaluate = new_encoder.evaluate
+    monkeypatch.setattr(
+        new_encoder,
+        "evaluate",
+        lambda model, data: (seen.append({n: w.clone() for n, w in model.named_parameters()}), evaluate(model, data)),
+    )
+    new_encoder.found(model, 2, held=True)
+    moved = {name.split(".")[0] for name, weights in seen[0].items() if not torch.equal(weights, seen[1][name])}
+    assert moved == {"discrete_encoder"}
+    new = GMLVM.for_images((1, 6, 5), 4, 3, seed=7).discrete_encoder
+    assert all(torch.equal(seen[0][f"discrete_encoder.{name}"], w) for name, w in new.named_parameters())
 
 
 # Components that mean digits.

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments import paper
-from gmlvm import MMD, WAE
+from gmlvm import MMD, VAE, WAE
 from gmlvm.batches import Batch
 from gmlvm.enumeration import Dense, Resampled
 
@@ -146,3 +146,21 @@ def test_several_codes_are_a_mean_of_as_many(small_data, small_model):
     for name in mean._fields:
         torch.testing.assert_close(getattr(mean, name), sum(getattr(terms, name) for terms in each) / 3)
     assert "samples=3" in repr(several)
+
+
+def test_the_authors_kl_of_z_is_from_a_standard_normal_and_all_else_is_the_vae_s(small_data, small_model):
+    batch = Batch(small_data.train.images[:50])
+    terms = {
+        how: how(10.0, enumeration=Dense())(small_model, batch, torch.Generator().manual_seed(0))
+        for how in (VAE, paper.StandardNormalVAE)
+    }
+    ours, other = terms[paper.StandardNormalVAE], terms[VAE]
+    for name in ("reconstruction", "kl_k", "roughness", "inconsistency"):
+        torch.testing.assert_close(getattr(ours, name), getattr(other, name))
+    posterior = small_model.posterior(batch.images)
+    normal = torch.distributions.Normal
+    each = torch.distributions.kl_divergence(normal(posterior.loc, posterior.scale), normal(0.0, 1.0)).sum(-1)
+    kl_z = (posterior.probs * each).sum(1).mean()
+    torch.testing.assert_close(ours.kl_z, kl_z)
+    assert abs(kl_z - other.kl_z) > 0.01
+    torch.testing.assert_close(ours.loss, ours.reconstruction + 10 * (ours.kl_z + ours.kl_k))
