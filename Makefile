@@ -89,8 +89,11 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	    --methods "VAE beta 10, standard normal"
 	$(BIN)/python -m experiments.paper --output results/paper_pairs.json --seeds 0 1 2 --methods pairs
 	$(BIN)/python -m experiments.paper --output results/paper_early.json --seeds 0 --methods "WAE, early"
-	$(BIN)/python -m experiments.likelihoods --output results/likelihoods.json --seeds 0 \
-	    --methods $(foreach how,static dynamic,"one Gaussian$(COMMA) $(how)")
+	$(BIN)/python -m experiments.likelihoods --output results/likelihoods.json --seeds 0 --methods \
+	    "one Gaussian, static" "mixture, static" "mixture, start of q_D, static" "mixture, after the WAE, static" \
+	    "one Gaussian, dynamic" "mixture, dynamic" "mixture, start of q_D, dynamic" "mixture, after the WAE, dynamic"
+	$(BIN)/python -m experiments.likelihoods --output results/likelihoods_wide.json --seeds 0 --methods \
+	    "mixture, start of q_D, wide q_C, static" "mixture, wide q_C, static"
 	$(BIN)/python -m experiments.pretrained --output gmlvm/data/pretrained
 	$(BIN)/python -m benchmarks --json results/benchmarks.json
 	$(BIN)/python -m benchmarks.groups --json results/seconds.json

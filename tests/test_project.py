@@ -30,7 +30,7 @@ LAYERS = (
     "architecture", "storage", "inference", "trial", "clusterer", "model", "weights", "kernels", "pieces", "mmd",
     "closed_form", "enumeration", "divergences", "transport", "vat", "consistency", "datasets", "batches", "objectives",
     "clustering", "ambient", "checkpoints", "history", "optimisation", "run", "training", "embedding", "merging",
-    "start", "prior_fit", "metrics", "generation", "likelihood", "assertions", "testing",
+    "start", "prior_fit", "metrics", "generation", "recipe", "likelihood", "assertions", "testing",
 )  # fmt: skip
 # What a reader may import from; the rest is behind the names of the package itself.
 MODULES = (
