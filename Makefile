@@ -77,6 +77,7 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.unmatched --output results/unmatched.json
 	$(BIN)/python -m experiments.survival --output results/survival.json
 	$(BIN)/python -m experiments.ways_out --output results/ways_out.json
+	$(BIN)/python -m experiments.penalties --output results/penalties.json
 	$(BIN)/python -m experiments.weights --output results/weights.json
 	$(BIN)/python -m experiments.recipe --output results/recipe.json --seeds 0
 	$(BIN)/python -m experiments.choices --output results/choices.json --seeds 0

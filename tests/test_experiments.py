@@ -27,6 +27,7 @@ from experiments import (
     number,
     origin,
     other_data,
+    penalties,
     pretrained,
     recipe,
     runner,
@@ -453,6 +454,21 @@ def test_a_weight_is_taken_in_units_of_the_total_variance(small_data, monkeypatc
     assert seen == [0.5 * small_data.total_variance, 4 * small_data.total_variance]
     assert [run["relative_weight"] for run in found["trainings"]] == [0.5, 4.0]
     assert found["trainings"][0]["reconstruction_error"] != found["trainings"][1]["reconstruction_error"]
+
+
+def test_penalties_on_z_and_on_pairs_differ_in_nothing_else(small_runs, small_data):
+    names = [f"{on}, weight {w:g}" for on, weights in penalties.SETTINGS["relative_weights"].items() for w in weights]
+    assert list(penalties.METHODS) == names
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(penalties.SETTINGS, "steps", 3)
+        patch.setitem(penalties.SETTINGS, "num_components", 4)
+        patch.setitem(penalties.SETTINGS, "latent_dim", 3)
+        seen = []
+        patch.setattr(penalties, "WAE", lambda weight, penalty: (seen.append((weight, penalty.on)), WAE(weight))[1])
+        first, second = (penalties.weighed(on, 0.5)(0) for on in ("codes", "pairs"))
+    assert seen == [(0.5 * small_data.total_variance, on) for on in ("codes", "pairs")]
+    assert first | {"seconds": 0} == second | {"seconds": 0}  # the same objective was put in the place of both
+    assert len(first["component_shares"]) == 4
 
 
 def test_the_recipe_is_measured_before_and_after_its_prior_moves(small_data, monkeypatch):
