@@ -68,6 +68,8 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m gmlvm_book.instrument --output results/classifier.safetensors
 	$(BIN)/python -m experiments.digits --output results/digits.json --methods path
 	$(BIN)/python -m experiments.contest --output results/contest.json
+	$(BIN)/python -m experiments.vade --output results/vade.json
+	$(BIN)/python -m experiments.origin --output results/origin.json
 	$(BIN)/python -m experiments.ablations --output results/ablations.json --methods "no teacher" merged
 	$(BIN)/python -m experiments.ablations --output results/parts.json --seeds 0 1 2 --methods after without supervised
 	$(BIN)/python -m experiments.other_data --output results/other_data.json
