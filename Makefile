@@ -69,14 +69,18 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m gmlvm_book.instrument --output results/classifier.safetensors
 	$(BIN)/python -m experiments.digits --output results/digits.json --methods path
 	$(BIN)/python -m experiments.contest --output results/contest.json
+	$(BIN)/python -m experiments.vade --output results/vade.json
+	$(BIN)/python -m experiments.origin --output results/origin.json
 	$(BIN)/python -m experiments.ablations --output results/ablations.json --methods "no teacher" merged
 	$(BIN)/python -m experiments.ablations --output results/parts.json --seeds 0 1 2 --methods after without supervised
 	$(BIN)/python -m experiments.other_data --output results/other_data.json
 	$(BIN)/python -m experiments.imbalance --output results/imbalance.json --methods ten
 	$(BIN)/python -m experiments.causes --output results/causes.json
 	$(BIN)/python -m experiments.controls --output results/controls.json
+	$(BIN)/python -m experiments.unmatched --output results/unmatched.json
 	$(BIN)/python -m experiments.survival --output results/survival.json
 	$(BIN)/python -m experiments.ways_out --output results/ways_out.json
+	$(BIN)/python -m experiments.penalties --output results/penalties.json
 	$(BIN)/python -m experiments.weights --output results/weights.json
 	$(BIN)/python -m experiments.recipe --output results/recipe.json --seeds 0
 	$(BIN)/python -m experiments.choices --output results/choices.json --seeds 0

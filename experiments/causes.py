@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from experiments import digits, runner
-from experiments.elbo import PULLS, Cut, use
+from experiments.elbo import PULLS, Cut, Slow, use
 from gmlvm import GMLVM, MMD, WAE, Objective, Run, datasets, evaluate, fit, pretrained
 from gmlvm.batches import Batch
 from gmlvm.enumeration import Dense
@@ -28,6 +28,8 @@ SETTINGS: dict[str, Any] = {
     "looks": [0, 1, 3, 10, 20, 30, 50, 100, 200, 300],
     "look_images": 500,
 }
+#: Adam's, which is what :func:`gmlvm.fit` takes by itself.
+LEARNING_RATE = 1e-3
 #: Starts of all weights by name: the original's, and PyTorch's own. Each is matched to the prior afterwards.
 STARTS: dict[str, float | None] = {"near zero": 0.01, "ordinary": None}
 
@@ -111,18 +113,19 @@ def drifts(model: GMLVM, objective: Objective, images: Tensor, seed: int) -> dic
     return found
 
 
-def run(start: float | None, change: Change) -> runner.Method:
+def run(start: float | None, change: Change, matched: bool = True) -> runner.Method:
     """One run, as a function of the seed.
 
     Args:
         start: Start of all weights; None is PyTorch's own.
         change: What is done otherwise.
+        matched: Whether q_C is matched to the prior before the first step.
     """
 
     def method(seed: int) -> dict[str, Any]:
         data, objective = datasets.mnist(), change.objective()
         model = new_model(seed, start, change.trained)
-        if not change.trained:
+        if matched and not change.trained:
             model.match_prior(data.train.images[:5000])
         model.continuous_encoder.requires_grad_(not change.freeze)
         images = data.test.images[: SETTINGS["look_images"]]
@@ -136,7 +139,11 @@ def run(start: float | None, change: Change) -> runner.Method:
             looks["information"].append(information)
 
         callbacks = dict.fromkeys(SETTINGS["looks"], look)
-        fit(model, objective, data, steps=SETTINGS["steps"], callbacks=callbacks, seed=seed, progress=False)
+        optimizer = objective.optimizer(model, LEARNING_RATE) if isinstance(objective, Slow) else None
+        fit(
+            model, objective, data,
+            steps=SETTINGS["steps"], optimizer=optimizer, callbacks=callbacks, seed=seed, progress=False,
+        )  # fmt: skip
         return {**looks, "report": asdict(evaluate(model, data))}
 
     return method

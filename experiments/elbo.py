@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Adam, Optimizer
 
 from gmlvm import GMLVM, VAE
 from gmlvm.batches import Batch
@@ -139,15 +140,56 @@ class Shrunk(Cut):
 
     def left(self, values: Tensor, parts: Parts) -> Tensor:
         """The values, times the factor of this batch."""
-        cost = parts.error.reshape(values.shape) + parts.kl_z
-        q = parts.posterior.log_probs.exp()
-        whole, particular = (_strength(q, each) for each in (cost, _particular(cost)))
+        particular, whole = _strengths(parts)
         return values * particular / whole.clamp_min(torch.finfo(whole.dtype).tiny)
+
+
+class Slow(Cut):
+    """Another control of that cut: the pulls are whole, and q_D's steps shorter by the factor by which it weakens them.
+
+    The length of Adam's steps hardly depends on the size of a gradient, so to shrink the pulls is not to shrink the
+    steps. Train with :meth:`optimizer`.
+    """
+
+    factor = 1.0
+
+    def left(self, values: Tensor, parts: Parts) -> Tensor:
+        """The values; the factor of this batch is kept for the optimiser."""
+        particular, whole = _strengths(parts)
+        self.factor = (particular / whole).item() if whole > 0 else 1.0
+        return values
+
+    def optimizer(self, model: GMLVM, learning_rate: float) -> Callable[[list[nn.Parameter]], Optimizer]:
+        """Adam, at a rate for q_D that has the factor of each batch; what :func:`gmlvm.fit` takes.
+
+        Args:
+            model: The model that is trained.
+            learning_rate: Of all else.
+        """
+        slow = {id(parameter) for parameter in model.discrete_encoder.parameters()}
+
+        def shorten(adam: Optimizer, *arguments: object) -> None:
+            adam.param_groups[0]["lr"] *= self.factor  # the loop sets the rate anew before each step
+
+        def make(parameters: list[nn.Parameter]) -> Optimizer:
+            groups = [[p for p in parameters if (id(p) in slow) == of_q_d] for of_q_d in (True, False)]
+            adam = Adam([{"params": group} for group in groups], lr=learning_rate, fused=True)
+            adam.register_step_pre_hook(shorten)
+            return adam
+
+        return make
 
 
 def _particular(values: Tensor) -> Tensor:
     """Values, (B, K), without what they have in common for all images."""
     return values - values.mean(0)
+
+
+def _strengths(parts: Parts) -> tuple[Tensor, Tensor]:
+    """How strong the reconstruction and the KL of z pull together without what they have in common, and with it."""
+    cost = parts.error.reshape(parts.kl_z.shape) + parts.kl_z
+    q = parts.posterior.log_probs.exp()
+    return _strength(q, _particular(cost)), _strength(q, cost)
 
 
 def _strength(q: Tensor, values: Tensor) -> Tensor:

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.metrics import normalized_mutual_info_score
 
 from gmlvm import GMLVM, Clusterer, datasets, evaluate, fit_prior, merging, metrics
 from gmlvm.datasets import ImageData
-from gmlvm.generation import evaluate_samples
-from gmlvm.inference import inference
+from gmlvm.generation import evaluate_samples, prior_mixing
 from gmlvm_book.instrument import load_classifier
 
 _CLASSIFIER = Path(__file__).parents[1] / "results" / "classifier.safetensors"
@@ -110,7 +108,7 @@ def merged(data: ImageData, model: Clusterer, num_groups: int, seed: int) -> dic
 
 
 def mixing(data: ImageData, model: GMLVM, seed: int, count: int = 2000) -> float:
-    """How well the codes of test images fill the prior: near one half if they lie as its draws do.
+    """How well the codes of test images fill the prior; see :func:`gmlvm.generation.prior_mixing`.
 
     Args:
         data: The images.
@@ -121,15 +119,7 @@ def mixing(data: ImageData, model: GMLVM, seed: int, count: int = 2000) -> float
     Returns:
         Share of all codes and draws whose nearest neighbour is of the other kind.
     """
-    generator = torch.Generator(model.device).manual_seed(seed)
-    with inference(model):
-        posterior = model.posterior(data.test.images[:count])
-        count = len(posterior.logits)
-        codes = posterior.sample(generator)[torch.arange(count), posterior.logits.argmax(1)]
-        both = torch.cat([codes, model.prior.sample(count, generator=generator)])
-    distance = torch.cdist(both, both).fill_diagonal_(torch.inf)
-    drawn = torch.arange(len(both)) >= count
-    return float((drawn[distance.argmin(1)] != drawn).double().mean())
+    return prior_mixing(model, data.test.images[:count], seed=seed)
 
 
 def classifier() -> Clusterer:

@@ -1,24 +1,33 @@
 """Where a component's own samples come from: a model trained with its groups, or groups given to a model afterwards.
 
 A VAE, and a WAE, with one Gaussian know nothing of groups. Here their codes are grouped afterwards as the path groups
-the images, and each group gets its Gaussian.
+the images, and each group gets its Gaussian. And mixtures of more components are fitted to the codes of the VAE, which
+have no ground to be as few as groups are if they are only to draw.
 
-``python -m experiments.origin --output results/origin.json`` makes the file that the chapter "How good is the model?"
-reads beside that of ``experiments.contest``, whose models with one Gaussian these are.
+``python -m experiments.origin --output results/origin.json`` makes the file that the chapters "How good is the model?"
+and "A contest" read beside that of ``experiments.contest``, whose models with one Gaussian these are.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import numpy as np
+import torch
+from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from experiments import contest, measures, runner
-from gmlvm import GMLVM, VAE, WAE, GaussianMixturePrior, Objective, datasets, fit_prior, pretrained
+from gmlvm import GMLVM, VAE, WAE, GaussianMixturePrior, Objective, datasets, embedding, fit_prior, pretrained
+from gmlvm.generation import judge_samples
 
 #: The contest's, for its models with one Gaussian.
 SETTINGS: dict[str, Any] = {
-    name: contest.SETTINGS[name] for name in ("num_components", "latent_dim", "penalty_weight", "steps", "hidden_dim")
+    **{name: contest.SETTINGS[name] for name in ("num_components", "latent_dim", "penalty_weight", "steps")},
+    "hidden_dim": contest.SETTINGS["hidden_dim"],
+    "many": [10, 50, 100],
+    "mixture_starts": 4,
 }
 
 
@@ -71,9 +80,44 @@ def afterwards(objective: Objective) -> runner.Method:
     return method
 
 
+def distances(model: GMLVM, mixture: GaussianMixture) -> dict[str, float]:
+    """How far images are from the test images that a model draws at codes from a mixture.
+
+    Args:
+        model: The model, of which the decoder is used.
+        mixture: Of its codes.
+    """
+
+    def draw(count: int, component: int | None) -> Tensor:
+        codes, _ = mixture.sample(count)  # those of a component one after the other, so they are shuffled
+        shuffled = torch.from_numpy(mixture.random_state.permutation(codes))
+        return torch.cat([model.decode(part) for part in shuffled.split(1000)])
+
+    samples = judge_samples(draw, 1, measures.classifier(), datasets.mnist())
+    return {"frechet": samples.frechet, "kernel": samples.kernel}
+
+
+def many_gaussians(seed: int) -> dict[str, Any]:
+    """Mixtures of few and of many components on the codes of the VAE with one Gaussian.
+
+    Args:
+        seed: Seed of everything.
+    """
+    single, _ = contest.one_gaussian_model(VAE(), SETTINGS["steps"], seed)
+    codes, found = single.transform(datasets.mnist().train.images), {}
+    for count in SETTINGS["many"]:
+        begun = time.perf_counter()
+        mixture = embedding.likeliest_mixture(codes, count, seed, starts=SETTINGS["mixture_starts"])
+        seconds = round(time.perf_counter() - begun, 1)
+        mixture.random_state = np.random.RandomState(seed)
+        found[f"{count} Gaussians"] = {"seconds": seconds, **distances(single, mixture)}
+    return found
+
+
 METHODS: dict[str, runner.Method] = {
     "VAE": afterwards(VAE()),
     "WAE": afterwards(WAE(penalty_weight=SETTINGS["penalty_weight"])),
+    "VAE, many Gaussians": many_gaussians,
 }
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigvals
 from scipy.spatial.distance import pdist
 from sklearn.metrics.pairwise import polynomial_kernel
@@ -81,6 +81,40 @@ def own_samples(model: GMLVM, samples: int = 100, *, seed: int = 0) -> NDArray[n
     ]
     shares: NDArray[np.float64] = np.array(back).mean(1)
     return shares
+
+
+def prior_mixing(model: GMLVM, images: Tensor | ArrayLike, *, seed: int = 0) -> float:
+    """How well the codes of images fill the prior: one half if they lie as its draws do, near zero if they lie apart.
+
+    Each image gives a code, drawn from the posterior of its most probable component, and as many codes are drawn from
+    the prior. Where both have one distribution, a point's nearest neighbour is of either kind with equal chance. No
+    label is looked at.
+
+    Args:
+        model: The model.
+        images: Images, (N, C, H, W), at least 2, ``uint8`` or floating point in [0, 1]. A thousand are plenty: all
+            distances are held at once, (2 N)^2 of them.
+        seed: Seed of the codes and of the draws, below 2^64.
+
+    Returns:
+        Share, in [0, 1], of all codes and draws whose nearest neighbour is of the other kind.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If one is out of range, or there are fewer than 2 images.
+
+    Source: the two-sample test of Schilling (1986), with one neighbour; chapter "Walking the latent space".
+    """
+    check_type("model", model, GMLVM)
+    generator = torch.Generator(model.device).manual_seed(check_seed("seed", seed))
+    with inference(model):
+        posterior = model.posterior(images)
+        count = check_positive_int("the number of images", len(posterior.logits), minimum=2)
+        codes = posterior.sample(generator)[torch.arange(count), posterior.logits.argmax(1)]
+        both = torch.cat([codes, model.prior.sample(count, generator=generator)]).cpu().double()
+    distance = torch.cdist(both, both, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    drawn = torch.arange(2 * count) >= count
+    return float((drawn[distance.argmin(1)] != drawn).double().mean())
 
 
 def evaluate_samples(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from scipy.stats import multivariate_normal
 from torch import nn
 
 from experiments import (
@@ -28,16 +29,20 @@ from experiments import (
     number,
     origin,
     other_data,
+    penalties,
     pretrained,
     recipe,
     runner,
     seeds,
     shapes,
+    vade,
     wae_start,
 )
 from experiments import weights as penalty_weights
-from gmlvm import GMLVM, WAE, Clusterer, GaussianMixturePrior, embedding, start_discrete_encoder, weights
+from gmlvm import GMLVM, VAE, WAE, Clusterer, GaussianMixturePrior, embedding, start_discrete_encoder, weights
+from gmlvm.enumeration import Dense, Truncated
 from gmlvm.networks import mlp_decoder
+from gmlvm.prior import LEARNABLE
 from gmlvm_book.records import read_record
 
 
@@ -234,6 +239,111 @@ def test_groups_given_afterwards_draw_what_they_hold(small_path, monkeypatch):
     assert groups["samples"]["labels_recalled"] == 4
     assert groups["samples"]["purity"] > 0.9
     assert groups["samples"]["frechet"] < one["samples"]["frechet"]
+
+
+def test_more_gaussians_afterwards_draw_nearer_to_the_images(small_path, monkeypatch):
+    monkeypatch.setitem(contest.SETTINGS, "steps", 600)
+    for name, value in {"steps": 600, "many": [1, 4]}.items():
+        monkeypatch.setitem(origin.SETTINGS, name, value)
+    found = origin.many_gaussians(0)
+    assert list(found) == ["1 Gaussians", "4 Gaussians"]
+    assert all(set(figures) == {"seconds", "frechet", "kernel"} for figures in found.values())
+    assert found["4 Gaussians"]["frechet"] < found["1 Gaussians"]["frechet"]
+    assert found["4 Gaussians"]["kernel"] < found["1 Gaussians"]["kernel"]
+
+
+@pytest.fixture
+def small_vade(small_path, monkeypatch):
+    sizes = {"num_components": 4, "latent_dim": 3, "hidden_dim": 16, "pretraining_steps": 300, "steps": 200}
+    for name, value in sizes.items():
+        monkeypatch.setitem(vade.SETTINGS, name, value)
+
+
+def fresh_vade(data, seed):
+    """Untrained, with weights and a prior of its own for each seed."""
+    torch.manual_seed(seed)
+    prior = GaussianMixturePrior(torch.randn(4, 3), torch.rand(4, 3) + 0.5, torch.randn(4), learn=LEARNABLE)
+    return vade.new_model(prior, vade.Encoder(data.image_shape, 3, 16), mlp_decoder(data.image_shape, 3, 16), data)
+
+
+def test_vade_takes_components_by_bayes_rule_at_the_code(small_data):
+    model = fresh_vade(small_data, 0)
+    x = small_data.test.images[:50]
+    codes = model.transform(x)
+    probs, loc, scale = (value.detach().numpy() for value in (model.prior.probs, model.prior.loc, model.prior.scale))
+    density = [probs[k] * multivariate_normal(loc[k], np.diag(scale[k] ** 2)).pdf(codes) for k in range(4)]
+    expected = np.transpose(density) / np.sum(density, axis=0)[:, None]
+    np.testing.assert_allclose(model.predict_proba(x), expected, rtol=1e-4)
+    assert (np.ptp(expected, axis=0) > 0.1 * expected.mean(0)).sum() > 1  # not the same for every image
+
+
+def test_vade_has_the_elbo_s_gradient_in_every_part(small_data):
+    """Against finite differences in float64, all of them through one and the same parameters."""
+    model = fresh_vade(small_data, 0).double()
+    assert model.discrete_encoder.prior is model.prior
+    assert model.discrete_encoder.encoder is model.continuous_encoder.encoder
+    x, objective = small_data.train.images[:20], VAE(enumeration=Truncated(0.5))
+
+    def loss():
+        return objective(model, x, torch.Generator().manual_seed(1)).loss
+
+    loss().backward()
+    names = [name for name, _ in model.named_parameters()]
+    assert len([name for name in names if "prior" in name]) == 3  # each once
+    for name, parameter in model.named_parameters():
+        flat, index = parameter.data.view(-1), int(parameter.grad.abs().argmax())
+        ends = []
+        for step in (1e-5, -1e-5):
+            flat[index] += step
+            ends.append(loss().item())
+            flat[index] -= step
+        assert parameter.grad.view(-1)[index].item() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-4), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_vade_decodes_one_code_an_image_for_the_sum_over_all_components(small_data):
+    model = fresh_vade(small_data, 0)
+    x = small_data.train.images[:64]
+
+    def mean(rule):
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            return np.mean([VAE(enumeration=rule)(model, x, generator).loss.item() for _ in range(400)])
+
+    assert mean(Truncated(0.5)) == pytest.approx(mean(Dense()), rel=1e-3)
+    assert len(Truncated(0.5).select(model.posterior(x).log_probs).image) == len(x)
+
+
+def test_a_saved_vade_comes_back_and_still_shares_its_prior(small_data, tmp_path):
+    model, other = fresh_vade(small_data, 0), fresh_vade(small_data, 1)
+    x = small_data.test.images
+    assert not np.allclose(model.predict_proba(x), other.predict_proba(x))
+    model.save(tmp_path / "vade.safetensors")
+    GMLVM.load(tmp_path / "vade.safetensors", into=other)
+    np.testing.assert_array_equal(model.predict_proba(x), other.predict_proba(x))
+    torch.testing.assert_close(model.prior.scale, other.prior.scale)
+    with torch.no_grad():
+        other.prior.loc += torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
+    assert not np.allclose(model.predict_proba(x), other.predict_proba(x))
+
+
+def test_vade_starts_from_an_autoencoder_and_a_mixture_and_moves_both(small_vade, small_data):
+    pretrained, _ = vade.autoencoder(small_data, 0)
+    codes = pretrained.transform(small_data.train.images)
+    model = vade.started(pretrained, small_data, 0)
+    np.testing.assert_array_equal(model.transform(small_data.train.images), codes)
+    posterior = model.posterior(small_data.train.images[:9])
+    expected = torch.from_numpy(vade.SETTINGS["noise"] * codes.std(0)).float().expand(9, 4, 3)
+    torch.testing.assert_close(posterior.scale, expected)
+    groups = model.predict(small_data.train.images)
+    for k in range(4):  # of a mixture whose components share next to nothing
+        np.testing.assert_allclose(model.prior.loc[k].detach(), codes[groups == k].mean(0), atol=0.05, rtol=0.05)
+    found = vade.vade(0)
+    assert found["start"]["model"]["accuracy"] > 0.95
+    assert found["fixed prior"]["model"]["accuracy"] > 0.9
+    assert found["fixed prior"]["model"]["accuracy"] == found["fitted prior"]["model"]["accuracy"]
+    assert found["start"]["samples"] != found["fixed prior"]["samples"] != found["fitted prior"]["samples"]
+    assert set(found["seconds"]) == {"pretraining", "mixture", "training"}
 
 
 def test_models_with_components_are_measured_before_and_after_their_prior_moves(small_path):
@@ -494,6 +604,21 @@ def test_a_weight_is_taken_in_units_of_the_total_variance(small_data, monkeypatc
     assert seen == [0.5 * small_data.total_variance, 4 * small_data.total_variance]
     assert [run["relative_weight"] for run in found["trainings"]] == [0.5, 4.0]
     assert found["trainings"][0]["reconstruction_error"] != found["trainings"][1]["reconstruction_error"]
+
+
+def test_penalties_on_z_and_on_pairs_differ_in_nothing_else(small_runs, small_data):
+    names = [f"{on}, weight {w:g}" for on, weights in penalties.SETTINGS["relative_weights"].items() for w in weights]
+    assert list(penalties.METHODS) == names
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(penalties.SETTINGS, "steps", 3)
+        patch.setitem(penalties.SETTINGS, "num_components", 4)
+        patch.setitem(penalties.SETTINGS, "latent_dim", 3)
+        seen = []
+        patch.setattr(penalties, "WAE", lambda weight, penalty: (seen.append((weight, penalty.on)), WAE(weight))[1])
+        first, second = (penalties.weighed(on, 0.5)(0) for on in ("codes", "pairs"))
+    assert seen == [(0.5 * small_data.total_variance, on) for on in ("codes", "pairs")]
+    assert first | {"seconds": 0} == second | {"seconds": 0}  # the same objective was put in the place of both
+    assert len(first["component_shares"]) == 4
 
 
 def test_the_recipe_is_measured_before_and_after_its_prior_moves(small_data, monkeypatch):

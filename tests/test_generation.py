@@ -6,7 +6,14 @@ import torch
 from torch import nn
 
 from gmlvm import GMLVM, Clusterer, GaussianMixturePrior, datasets
-from gmlvm.generation import SampleReport, evaluate_samples, frechet_distance, kernel_distance, own_samples
+from gmlvm.generation import (
+    SampleReport,
+    evaluate_samples,
+    frechet_distance,
+    kernel_distance,
+    own_samples,
+    prior_mixing,
+)
 from gmlvm.networks import ComponentEncoder, mlp_discrete_encoder
 
 SHAPE = (1, 2, 2)
@@ -182,6 +189,66 @@ def test_own_samples_are_those_that_go_back_where_they_came_from():
         own_samples(model, 0)
     with pytest.raises(TypeError, match="model must be of type GMLVM"):
         own_samples(model.discrete_encoder)
+
+
+class Coded(nn.Module):
+    """A continuous encoder: Gaussians of one mean and width for every image, or with the pixels for its mean."""
+
+    def __init__(self, k, loc=None, scale=1e-3):
+        super().__init__()
+        self.k, self.loc, self.scale = k, loc, nn.Parameter(torch.tensor(scale))
+
+    def forward(self, x):
+        loc = x.flatten(1) if self.loc is None else torch.full((len(x), 4), self.loc)
+        return loc[:, None].expand(-1, self.k, -1), self.scale.expand(len(x), self.k, 4)
+
+
+def coded(encoder, loc=((0.0, 0, 0, 0),), scale=1.0):
+    model = drawing([list(row) for row in loc], scale)
+    model.continuous_encoder, model.discrete_encoder = encoder, Brightest() if len(loc) == 4 else First()
+    return model
+
+
+class First(nn.Module):
+    """A discrete encoder with one component."""
+
+    def forward(self, x):
+        return x.flatten(1)[:, :1]
+
+
+def test_codes_mix_with_the_prior_s_draws_where_they_lie_as_these_do():
+    images = torch.rand(300, *SHAPE, generator=seeded())
+    alike = prior_mixing(coded(Coded(1, 0.0, 1.0)), images)
+    assert alike == pytest.approx(0.5, abs=0.06)  # its standard deviation is about 0.025
+    # A crowd at the mean and a cloud far away have no neighbours in the prior; one half as wide has too few.
+    assert prior_mixing(coded(Coded(1, 50.0)), images) == 0
+    assert 0 < prior_mixing(coded(Coded(1, 0.0, 0.5)), images) < alike - 0.05
+
+
+def test_the_mixing_share_is_counted_point_by_point():
+    images, model = torch.rand(9, *SHAPE, generator=seeded()), coded(Coded(4), [bright(k, 1.0) for k in range(4)])
+    generator = seeded(3)
+    posterior = model.posterior(images)
+    codes = posterior.sample(generator).detach().numpy()[np.arange(9), images.flatten(1).argmax(1)]
+    points = [*codes, *model.prior.sample(9, generator=generator).numpy()]
+    other = 0
+    for i, point in enumerate(points):
+        nearest = min((j for j in range(18) if j != i), key=lambda j: np.linalg.norm(points[j] - point))
+        other += (i < 9) != (nearest < 9)
+    assert prior_mixing(model, images, seed=3) == prior_mixing(model, images.numpy(), seed=3) == other / 18
+    assert prior_mixing(model, images, seed=3) != prior_mixing(model, images, seed=4)
+
+
+def test_what_does_not_mix_with_a_prior_is_refused():
+    model, images = coded(Coded(1)), torch.rand(2, *SHAPE)
+    with pytest.raises(TypeError, match="model must be of type GMLVM, got Coded"):
+        prior_mixing(model.continuous_encoder, images)
+    with pytest.raises(ValueError, match="the number of images must be at least 2, got 1"):
+        prior_mixing(model, images[:1])
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        prior_mixing(model, images, seed=-1)
+    with pytest.raises(ValueError, match=r"x must have shape \(\*, 1, 2, 2\)"):
+        prior_mixing(model, images[:, :, :1])
 
 
 def test_what_is_mixed_narrow_or_missing_shows_where_it_should(data):

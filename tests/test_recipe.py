@@ -53,9 +53,7 @@ def test_it_is_the_five_steps_one_by_one(small_data, targets):
     alike = {"seed": 4, "progress": False, "device": "cpu"}
     brief = {"teaching_steps": 60, "refining_steps": 3}
     refining = InformationMaximisation(balance=0.0)
-    start_discrete_encoder(
-        model, small_data, targets=targets, refining=refining, **brief, **alike
-    )
+    start_discrete_encoder(model, small_data, targets=targets, refining=refining, **brief, **alike)
     shares = model.predict_proba(small_data.train.images).mean(0)
     model.prior = GaussianMixturePrior.simplex(5, 9, logits=torch.tensor(np.log(shares)))
     model.discrete_encoder.requires_grad_(False)

@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from experiments import causes, controls, survival, ways_out
+from experiments import causes, controls, survival, unmatched, ways_out
 from experiments.elbo import (
     PULLS,
     Apart,
@@ -17,6 +17,7 @@ from experiments.elbo import (
     Relaxed,
     Scheduled,
     Shrunk,
+    Slow,
     TowardsWAE,
     use,
 )
@@ -122,6 +123,31 @@ def test_shrunk_pulls_point_where_the_whole_ones_do_and_are_as_strong_as_without
     with torch.no_grad():
         double_model.discrete_encoder[-1].bias[0] += 1e4  # where nothing pulls, nothing is shrunk either
     assert not pull_on_logits(double_model, Shrunk(["kl_k"]), batch).any()
+
+
+def test_a_slow_q_d_has_whole_pulls_and_steps_as_much_shorter_as_the_cut_makes_the_pulls(double_model, batch):
+    slow = Slow()
+    (_, gradients), (_, whole) = (terms_and_gradients(double_model, objective, batch) for objective in (slow, Cut()))
+    torch.testing.assert_close(gradients, whole)
+    full, particular = (
+        pull_on_logits(double_model, Cut(["kl_k"], common=common), batch).norm() for common in (False, True)
+    )
+    assert slow.factor == pytest.approx((particular / full).item())
+    assert slow.factor < 0.9
+    before = {name: parameter.detach().clone() for name, parameter in double_model.named_parameters()}
+    trained = [parameter for parameter in double_model.parameters() if parameter.requires_grad]
+    slow.optimizer(double_model, 1e-3)(trained).step()
+    longest = {}
+    for name, parameter in double_model.named_parameters():
+        part = name.partition(".")[0]
+        longest[part] = max(longest.get(part, 0.0), (parameter - before[name]).abs().max().item())
+    # The first step of Adam is as long as the rate, whatever the gradient is.
+    assert longest["discrete_encoder"] == pytest.approx(1e-3 * slow.factor, rel=1e-4)
+    assert longest["decoder"] == pytest.approx(1e-3, rel=1e-4)
+    with torch.no_grad():
+        double_model.discrete_encoder[-1].bias[0] += 1e4  # where nothing pulls, nothing is slow
+    slow(double_model, batch, seeded())
+    assert slow.factor == 1.0
 
 
 @pytest.mark.parametrize(("of_k", "of_z"), [(True, False), (False, True), (True, True)])
@@ -242,6 +268,14 @@ def test_every_control_is_another_run_from_either_start(small):
     assert len(found) == 2 * len(controls.CHANGES) + 2
     assert len({json.dumps(figures["entropy"]) for figures in found.values()}) == len(found)
     assert not controls.METHODS.keys() & causes.METHODS.keys()
+
+
+def test_from_the_start_that_is_not_matched_every_change_is_another_run(small):
+    runs = {**unmatched.METHODS, **{name: causes.METHODS[name] for name in ("near zero, none", "ordinary, none")}}
+    found = {name: method(0) for name, method in runs.items()}
+    assert len(found) == len(unmatched.OWN) + 4
+    assert len({json.dumps(figures["report"]) for figures in found.values()}) == len(found)
+    assert not unmatched.METHODS.keys() & {*causes.METHODS, *controls.METHODS}
 
 
 def test_q_c_stays_where_it_is_frozen_and_what_is_trained_is_taken_over(small, small_data):
