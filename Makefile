@@ -92,7 +92,8 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.paper --output results/paper_normal.json --seeds 0 \
 	    --methods "VAE beta 10, standard normal"
 	$(BIN)/python -m experiments.paper --output results/paper_pairs.json --seeds 0 1 2 --methods pairs
-	$(BIN)/python -m experiments.paper --output results/paper_early.json --seeds 0 --methods "WAE, early"
+	$(BIN)/python -m experiments.paper --output results/paper_after.json --seeds 0 --methods "VAE beta 10 after early WAE"
+	$(BIN)/python -m experiments.paper --output results/paper_whole.json --seeds 0 --methods "WAE, whole"
 	$(BIN)/python -m experiments.likelihoods --output results/likelihoods.json --seeds 0 --methods \
 	    "one Gaussian, static" "mixture, static" "mixture, start of q_D, static" "mixture, after the WAE, static" \
 	    "one Gaussian, dynamic" "mixture, dynamic" "mixture, start of q_D, dynamic" "mixture, after the WAE, dynamic"
