@@ -73,8 +73,11 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.origin --output results/origin.json
 	$(BIN)/python -m experiments.ablations --output results/ablations.json --methods "no teacher" merged
 	$(BIN)/python -m experiments.ablations --output results/parts.json --seeds 0 1 2 --methods after without supervised
+	$(BIN)/python -m experiments.ablations --output results/deep.json --methods "deep networks, no start"
 	$(BIN)/python -m experiments.other_data --output results/other_data.json
 	$(BIN)/python -m experiments.imbalance --output results/imbalance.json --methods ten
+	$(BIN)/python -m experiments.imbalance --output results/rare.json --seeds 0 \
+	    --methods "rare 1 5 9" "rare 2 6 0" "rare 3 7 1"
 	$(BIN)/python -m experiments.causes --output results/causes.json
 	$(BIN)/python -m experiments.controls --output results/controls.json
 	$(BIN)/python -m experiments.unmatched --output results/unmatched.json

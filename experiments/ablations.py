@@ -1,7 +1,7 @@
 """What of the path to components that mean digits is needed: one part at a time left out or exchanged.
 
 ``python -m experiments.ablations --output results/ablations.json`` makes the file that the chapter "What carries the
-path" reads.
+path" reads, and with other methods those beside it.
 """
 
 from __future__ import annotations
@@ -205,6 +205,17 @@ def without(seed: int) -> dict[str, Any]:
     return found
 
 
+def no_start(seed: int) -> dict[str, Any]:
+    """The GM-WAE with the path's larger q_D and no start of it: what the network does by itself.
+
+    Args:
+        seed: Seed of everything.
+    """
+    model = digits.new_model(datasets.mnist(), seed)
+    history = seeds.train_whole(model, WAE(_WEIGHT), datasets.mnist(), SETTINGS["steps"], seed)
+    return {"seconds": round(history.seconds, 1), **measures.with_fitted_prior(model)}
+
+
 def supervised(seed: int) -> dict[str, Any]:
     """The same network with the labels, as long as the start: the ceiling of what it can say.
 
@@ -228,6 +239,7 @@ METHODS: dict[str, runner.Method] = {
     "without": without,
     "supervised": supervised,
     "after": after,
+    "deep networks, no start": no_start,
 }
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Classes of unequal size: what an even use of the components does to them, and what other rules do.
 
 ``python -m experiments.imbalance --output results/imbalance.json`` makes the file that the chapter "Beyond MNIST"
-reads, and with other methods those that "Choices" reads.
+reads, and with other methods the one beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,25 +20,31 @@ from experiments.shapes import coloured_shapes
 from gmlvm import Clusterer, InformationMaximisation, datasets, embedding, start_discrete_encoder
 from gmlvm.datasets import ImageData, Split
 
-#: The path's, what is rare, and how many components are merged to how many groups.
+#: The path's, what is rare and what else was (a digit and those four and eight places on, as 0, 4 and 8 are), and how
+#: many components are merged to how many groups.
 SETTINGS: dict[str, Any] = {
     **other_data.SETTINGS,
     "rare": [0, 4, 8],
     "rare_share": 0.1,
+    "other_rare": [[1, 5, 9], [2, 6, 0], [3, 7, 1]],
     "many_components": 30,
     "groups_left": [8, 10, 12, 14],
     "shape_shares": [0.6, 0.2, 0.1, 0.05, 0.05],
 }
 
 
-def imbalanced() -> ImageData:
-    """MNIST with a tenth of some digits, in both splits."""
+def imbalanced(rare: Sequence[int] | None = None) -> ImageData:
+    """MNIST with a tenth of some digits, in both splits.
+
+    Args:
+        rare: Those digits, if not the chapter's.
+    """
 
     def thinned(split: Split) -> Split:
         assert split.labels is not None
-        labels, rare = split.labels.numpy(), SETTINGS["rare"]
+        labels = split.labels.numpy()
         chosen = np.random.default_rng(0).random(len(labels)) < SETTINGS["rare_share"]
-        kept = np.flatnonzero(chosen | ~np.isin(labels, rare))
+        kept = np.flatnonzero(chosen | ~np.isin(labels, rare or SETTINGS["rare"]))
         return Split(split.images[kept], split.labels[kept])
 
     data = datasets.mnist()
@@ -110,6 +117,29 @@ def as_many(source: Callable[[], ImageData]) -> runner.Method:
     return method
 
 
+def by_rules(source: Callable[[], ImageData], *names: str) -> runner.Method:
+    """The teacher, and the start by some rules, with as many components as classes, as a function of the seed.
+
+    Args:
+        source: Gives the data.
+        *names: The rules.
+    """
+
+    def method(seed: int) -> dict[str, Any]:
+        data = source()
+        k, images = len(data.class_names), data.train.images
+        targets = embedding.teacher(images, k, seed)
+        rules = _rules(targets)
+        found: dict[str, Any] = {"teacher": measures.of_training_split(data, targets.argmax(1).numpy(), k)}
+        for name in names:
+            model = started(data, targets, rules[name], seed)
+            training = measures.of_training_split(data, model.predict(images), k)
+            found[name] = {**_figures(data, model), "training split": training}
+        return found
+
+    return method
+
+
 def many(seed: int) -> dict[str, Any]:
     """More components, by each rule, and what is left when they are merged.
 
@@ -125,13 +155,17 @@ def many(seed: int) -> dict[str, Any]:
     return found
 
 
-#: What is run for each seed, by name; the last two are data whose classes are of equal size.
+#: What is run for each seed, by name.
 METHODS: dict[str, runner.Method] = {
     "ten": as_many(imbalanced),
     "many": many,
     "unequal shapes": as_many(unequal_shapes),
     "Fashion-MNIST": as_many(other_data.fashion),
     "small digits": as_many(other_data.small_digits),
+    **{
+        f"rare {' '.join(map(str, rare))}": by_rules(partial(imbalanced, rare), "even", "free")
+        for rare in SETTINGS["other_rare"]
+    },
 }
 
 if __name__ == "__main__":

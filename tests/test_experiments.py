@@ -505,6 +505,10 @@ def test_rare_digits_are_started_for_by_each_rule(small_path, small_data, monkey
         assert counts.shape == (4, 4)
         assert (counts.sum(0) == np.bincount(small_data.test.labels.numpy())).all()
         assert found[name]["accuracy"] == pytest.approx(counts.max(1).sum() / counts.sum())
+    some = imbalance.by_rules(lambda: small_data, "free")(0)
+    assert some["teacher"] == found["teacher"]
+    assert some["free"].pop("training split")["accuracy"] > 0.9
+    assert some == {"teacher": found["teacher"], "free": found["free"]}
     merged = imbalance.many(0)["teacher's shares"]["merged"]
     assert {left: len(set(figures["groups"])) for left, figures in merged.items()} == {"3": 3, "4": 4}
 
@@ -518,6 +522,8 @@ def test_rare_digits_are_a_tenth_and_the_rest_is_whole(small_runs, small_data, m
         assert (counts[[1, 3]] == all_counts[[1, 3]]).all()
         np.testing.assert_allclose(counts[[0, 2]] / all_counts[[0, 2]], 0.25, atol=0.12)
         assert len(split.images) == len(split.labels)
+    counts, all_counts = (np.bincount(each.train.labels.numpy()) for each in (imbalance.imbalanced([1]), small_data))
+    assert (counts < all_counts).tolist() == [False, True, False, False]
 
 
 def test_unequal_shapes_have_the_shares_that_were_asked_for():
@@ -530,6 +536,13 @@ def test_scikit_learn_s_digits_come_with_no_file():
     assert len(data.train) + len(data.test) == 1797
     assert data.image_shape == (1, 8, 8)
     assert data.train.images.max() == 255
+
+
+def test_the_path_s_networks_are_trained_with_no_start_as_well(small_path, monkeypatch):
+    for settings in (digits.SETTINGS, ablations.SETTINGS):
+        monkeypatch.setitem(settings, "steps", 30)
+    runs = (ablations.no_start(0), digits.path(0), digits.plain(0))
+    assert len({run["fixed prior"]["model"]["reconstruction_error"] for run in runs}) == 3
 
 
 def test_the_ceiling_is_trained_on_labels(small_path, monkeypatch):
