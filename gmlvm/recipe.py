@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ class Learned:
 
     model: GMLVM = field(repr=False)
     shares: NDArray[np.float64]
-    kept: NDArray[np.int64]
+    kept: NDArray[np.integer[Any]]
     training_prior: Prior = field(repr=False)
     own_samples: NDArray[np.float64]
 
