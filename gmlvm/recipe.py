@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ class Learned:
     Attributes:
         model: The model, its discrete encoder frozen and its prior fitted to the codes.
         shares: Share of the training images in each component that was asked for, shape (K,).
-        kept: Those of them that the model has, in order, shape (G,).
+        kept: Those of them that the model has, in order, G of them.
         training_prior: The prior before it was fitted, that of the training.
         own_samples: With that prior, the share of each component's samples that are sent back to it, shape (G,); see
             :func:`gmlvm.generation.own_samples`. Low where the training has not filled a component's Gaussian.
@@ -40,7 +39,7 @@ class Learned:
 
     model: GMLVM = field(repr=False)
     shares: NDArray[np.float64]
-    kept: NDArray[np.integer[Any]]
+    kept: tuple[int, ...]
     training_prior: Prior = field(repr=False)
     own_samples: NDArray[np.float64]
 
@@ -124,12 +123,14 @@ def learn_components(
         progress=progress,
     )
     shares = finder.predict_proba(data.train.images).mean(0)
-    kept = np.flatnonzero(shares > least_share)
+    kept = tuple(np.flatnonzero(shares > least_share).tolist())
     if len(kept) == 0:
         raise ValueError(
             f"no component has more than least_share={least_share} of the images, the largest {max(shares):.2g}"
         )
-    prior = GaussianMixturePrior.simplex(len(kept), max(len(kept) - 1, d), logits=torch.tensor(np.log(shares[kept])))
+    prior = GaussianMixturePrior.simplex(
+        len(kept), max(len(kept) - 1, d), logits=torch.tensor(np.log(shares[list(kept)]))
+    )
     model = build(prior)
     encoder = finder.discrete_encoder if len(kept) == k else keep_components(finder.discrete_encoder, kept)
     model.discrete_encoder = encoder.requires_grad_(False)

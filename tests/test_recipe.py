@@ -38,8 +38,8 @@ def learned(small_data, targets):
 def test_what_is_empty_is_left_out_and_the_prior_of_the_training_has_the_shares_of_the_rest(small_data, learned):
     assert learned.shares.shape == (5,)
     assert learned.shares.sum() == pytest.approx(1)
-    assert learned.kept.tolist() == np.flatnonzero(learned.shares > 0.005).tolist() == [0, 1, 2, 3]
-    kept = learned.shares[learned.kept]
+    assert learned.kept == tuple(np.flatnonzero(learned.shares > 0.005)) == (0, 1, 2, 3)
+    kept = learned.shares[list(learned.kept)]
     np.testing.assert_allclose(learned.training_prior.probs, kept / kept.sum(), rtol=1e-5)
     assert learned.model.num_components == 4
     assert learned.model.latent_dim == 9
