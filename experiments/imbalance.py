@@ -1,7 +1,7 @@
 """Classes of unequal size: what an even use of the components does to them, and what other rules do.
 
 ``python -m experiments.imbalance --output results/imbalance.json`` makes the file that the chapter "Beyond MNIST"
-reads, and with other methods the one beside it.
+reads; the other methods have no committed file.
 """
 
 from __future__ import annotations
