@@ -45,10 +45,11 @@ class Apart(VAE):
 
     Args:
         enumeration: Which terms of the sum over k are decoded; by default drawn ones.
+        beta: Weight of both KL terms.
     """
 
-    def __init__(self, enumeration: Enumeration | None = None) -> None:
-        super().__init__(enumeration=enumeration or Resampled())
+    def __init__(self, enumeration: Enumeration | None = None, beta: float = 1.0) -> None:
+        super().__init__(beta, enumeration or Resampled())
 
     def terms(self, model: GMLVM, batch: Batch, generator: torch.Generator | None) -> VAETerms:
         """Compute the terms; see :class:`gmlvm.VAE`."""

@@ -151,7 +151,7 @@ def test_several_codes_are_a_mean_of_as_many(small_data, small_model):
 def test_the_authors_kl_of_z_is_from_a_standard_normal_and_all_else_is_the_vae_s(small_data, small_model):
     batch = Batch(small_data.train.images[:50])
     terms = {
-        how: how(10.0, enumeration=Dense())(small_model, batch, torch.Generator().manual_seed(0))
+        how: how(beta=10.0, enumeration=Dense())(small_model, batch, torch.Generator().manual_seed(0))
         for how in (VAE, paper.StandardNormalVAE)
     }
     ours, other = terms[paper.StandardNormalVAE], terms[VAE]
