@@ -133,7 +133,18 @@ class CommonAlone(Cut):
         return values.mean(0).expand_as(values)
 
 
-class Shrunk(Cut):
+class _Weighed(Cut):
+    """A cut that knows how strong the pulls of its batch are."""
+
+    def parts(self, model: GMLVM, x: Tensor, generator: torch.Generator | None) -> Parts:
+        """As the ELBO's; how strong they pull is kept."""
+        parts = super().parts(model, x, generator)
+        with torch.no_grad():
+            self._particular, self._whole = _strengths(parts)
+        return parts
+
+
+class Shrunk(_Weighed):
     """A control of the cut of what is common: the pulls are whole, and together as strong as that cut leaves them.
 
     Strong is the norm of their gradient in the logits of the batch; both have one factor.
@@ -141,24 +152,20 @@ class Shrunk(Cut):
 
     def left(self, values: Tensor, parts: Parts) -> Tensor:
         """The values, times the factor of this batch."""
-        particular, whole = _strengths(parts)
-        return values * particular / whole.clamp_min(torch.finfo(whole.dtype).tiny)
+        return values * self._particular / self._whole.clamp_min(torch.finfo(self._whole.dtype).tiny)
 
 
-class Slow(Cut):
+class Slow(_Weighed):
     """Another control of that cut: the pulls are whole, and q_D's steps shorter by the factor by which it weakens them.
 
     The length of Adam's steps hardly depends on the size of a gradient, so to shrink the pulls is not to shrink the
     steps. Train with :meth:`optimizer`.
     """
 
-    factor = 1.0
-
-    def left(self, values: Tensor, parts: Parts) -> Tensor:
-        """The values; the factor of this batch is kept for the optimiser."""
-        particular, whole = _strengths(parts)
-        self.factor = (particular / whole).item() if whole > 0 else 1.0
-        return values
+    @property
+    def factor(self) -> float:
+        """That of the last batch."""
+        return (self._particular / self._whole).item() if self._whole > 0 else 1.0
 
     def optimizer(self, model: GMLVM, learning_rate: float) -> Callable[[list[nn.Parameter]], Optimizer]:
         """Adam, at a rate for q_D that has the factor of each batch; what :func:`gmlvm.fit` takes.
