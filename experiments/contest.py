@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
+from torch import Tensor
 
 from experiments import digits, measures, runner, seeds
 from gmlvm import GMLVM, MMD, VAE, WAE, Objective, datasets, embedding, evaluate
 from gmlvm.enumeration import Resampled
 from gmlvm.generation import judge_samples
-from gmlvm.inference import inference
 
 #: What the models share with the path, and how much longer an autoencoder is trained, which gets as long as the path.
 SETTINGS: dict[str, Any] = {
@@ -127,14 +127,12 @@ def one_gaussian(objective: Objective) -> runner.Method:
         figures = _groups(begun, mixture, train, test)
         mixture.random_state = np.random.RandomState(seed)
 
-        def draw(count: int, component: int | None) -> torch.Tensor:
+        def draw(count: int, component: int | None) -> Tensor:
             codes = np.empty((0, model.latent_dim))
             while len(codes) < count:  # of its components it draws all at once
                 drawn, of = mixture.sample(10 * count)
                 codes = np.concatenate([codes, drawn if component is None else drawn[of == component]])
-            picked = mixture.random_state.permutation(len(codes))[:count]
-            with inference(model):
-                return torch.cat([model.decode(part) for part in torch.from_numpy(codes[picked]).float().split(1000)])
+            return measures.decoded(model, mixture, codes, count)
 
         samples = judge_samples(draw, SETTINGS["num_components"], measures.classifier(), data)
         return {"one Gaussian": fixed, "mixture": {**figures, "samples": asdict(samples)}}

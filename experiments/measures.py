@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import normalized_mutual_info_score
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
 
 from gmlvm import GMLVM, Clusterer, datasets, evaluate, fit_prior, merging, metrics
 from gmlvm.datasets import ImageData
@@ -120,6 +123,19 @@ def mixing(data: ImageData, model: GMLVM, seed: int, count: int = 2000) -> float
         Share of all codes and draws whose nearest neighbour is of the other kind.
     """
     return prior_mixing(model, data.test.images[:count], seed=seed)
+
+
+def decoded(model: GMLVM, mixture: GaussianMixture, codes: NDArray[np.float64], count: int) -> Tensor:
+    """Images at some of the codes that a mixture has drawn, in random order: it draws one component after the other.
+
+    Args:
+        model: The model, of which the decoder is used.
+        mixture: Whose generator gives the order.
+        codes: What it has drawn, (N, D).
+        count: How many images, at most N.
+    """
+    picked = codes[mixture.random_state.permutation(len(codes))[:count]]
+    return torch.cat([model.decode(part) for part in torch.from_numpy(picked).split(1000)])
 
 
 def classifier() -> Clusterer:

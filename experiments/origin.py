@@ -14,7 +14,6 @@ import time
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
@@ -89,9 +88,8 @@ def distances(model: GMLVM, mixture: GaussianMixture) -> dict[str, float]:
     """
 
     def draw(count: int, component: int | None) -> Tensor:
-        codes, _ = mixture.sample(count)  # those of a component one after the other, so they are shuffled
-        shuffled = torch.from_numpy(mixture.random_state.permutation(codes))
-        return torch.cat([model.decode(part) for part in shuffled.split(1000)])
+        codes, _ = mixture.sample(count)
+        return measures.decoded(model, mixture, codes, count)
 
     samples = judge_samples(draw, 1, measures.classifier(), datasets.mnist())
     return {"frechet": samples.frechet, "kernel": samples.kernel}
