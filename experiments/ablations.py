@@ -105,8 +105,7 @@ def after(seed: int) -> dict[str, Any]:
     for name, how in AFTER.items():
         model = deepcopy(start)
         model.discrete_encoder.requires_grad_(not how.frozen)
-        history = seeds.train_whole(model, deepcopy(how.objective), datasets.mnist(), SETTINGS["steps"], seed)
-        found[name] = {"seconds": round(history.seconds, 1), **measures.with_fitted_prior(model)}
+        found[name] = seeds.train_and_measure(model, deepcopy(how.objective), SETTINGS["steps"], seed)
     return found
 
 
@@ -211,9 +210,7 @@ def no_start(seed: int) -> dict[str, Any]:
     Args:
         seed: Seed of everything.
     """
-    model = digits.new_model(datasets.mnist(), seed)
-    history = seeds.train_whole(model, WAE(_WEIGHT), datasets.mnist(), SETTINGS["steps"], seed)
-    return {"seconds": round(history.seconds, 1), **measures.with_fitted_prior(model)}
+    return seeds.train_and_measure(digits.new_model(datasets.mnist(), seed), WAE(_WEIGHT), SETTINGS["steps"], seed)
 
 
 def supervised(seed: int) -> dict[str, Any]:

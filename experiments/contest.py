@@ -148,10 +148,9 @@ def components(objective: Objective) -> runner.Method:
     """
 
     def method(seed: int) -> dict[str, Any]:
-        data = datasets.mnist()
-        model = GMLVM.for_images(data.image_shape, SETTINGS["num_components"], SETTINGS["latent_dim"], seed=seed)
-        history = seeds.train_whole(model, objective, data, SETTINGS["steps"], seed)
-        return {"seconds": round(history.seconds, 1), **measures.with_fitted_prior(model)}
+        shape = datasets.mnist().image_shape
+        model = GMLVM.for_images(shape, SETTINGS["num_components"], SETTINGS["latent_dim"], seed=seed)
+        return seeds.train_and_measure(model, objective, SETTINGS["steps"], seed)
 
     return method
 
