@@ -75,9 +75,7 @@ def neighbours(seed: int) -> dict[str, Any]:
     data, begun = datasets.mnist(), time.perf_counter()
     reducer = embedding.neighbour_embedding(data.train.images, seed)
     mixture = _mixture(reducer.embedding_, seed)
-    # The same numbers as the training images were given as.
-    test = reducer.transform(data.test.images.flatten(1).numpy().astype(np.float32))
-    return _groups(begun, mixture, reducer.embedding_, test)
+    return _groups(begun, mixture, reducer.embedding_, reducer.transform(embedding.as_rows(data.test.images)))
 
 
 def one_gaussian_model(objective: Objective, steps: int, seed: int) -> tuple[GMLVM, float]:

@@ -70,7 +70,7 @@ def of_half(data: ImageData, seed: int) -> tuple[dict[str, list[float]], list[ND
     """
     reducer = embedding.neighbour_embedding(data.train.images, seed)
     codes = reducer.embedding_.astype(np.float64)
-    held_out = reducer.transform(data.test.images.flatten(1).numpy().astype(np.float32)).astype(np.float64)
+    held_out = reducer.transform(embedding.as_rows(data.test.images)).astype(np.float64)
     curves: dict[str, list[float]] = {
         name: [] for name in ("bic", "silhouette", "held-out likelihood", "accuracy", "nmi")
     }

@@ -23,6 +23,23 @@ _NEIGHBOURS = 20
 _START_CODES, _ROUNDS = 6000, 200
 
 
+def as_rows(images: Tensor) -> NDArray[np.float32]:
+    """Images as the :func:`neighbour_embedding` takes them: the numbers of each in a row.
+
+    Args:
+        images: (N, ...), of any dtype.
+
+    Returns:
+        The same numbers, neither scaled nor shifted, shape (N, pixels).
+
+    Example:
+        >>> as_rows(torch.tensor([[[0, 255], [1, 2]]], dtype=torch.uint8))
+        array([[  0., 255.,   1.,   2.]], dtype=float32)
+    """
+    rows: NDArray[np.float32] = images.flatten(1).cpu().numpy().astype(np.float32)
+    return rows
+
+
 def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
     """An embedding of images by UMAP, in which near neighbours stay near and groups are drawn together.
 
@@ -32,7 +49,7 @@ def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
 
     Returns:
         The fitted ``umap.UMAP``: ``embedding_`` are the codes, (N, 10), and ``transform`` gives those of other images,
-        flattened.
+        as :func:`as_rows` has them.
 
     Raises:
         ImportError: If umap-learn is not there.
@@ -48,7 +65,6 @@ def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
         raise ImportError("the embedding needs umap-learn: pip install umap-learn") from error
     if len(images) <= _NEIGHBOURS:
         raise ValueError(f"an embedding with {_NEIGHBOURS} neighbours needs more images than that, got {len(images)}")
-    pixels = images.flatten(1).cpu().numpy().astype(np.float32)
     # A seed makes the embedding repeatable, which umap pays for by using one core: said, it needs no warning.
     reducer = UMAP(
         n_components=DIMENSIONS, n_neighbors=_NEIGHBOURS, min_dist=0.0, n_jobs=1,
@@ -56,7 +72,7 @@ def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
     )  # fmt: skip
     threads = torch.get_num_threads()
     try:
-        reducer.fit(pixels)
+        reducer.fit(as_rows(images))
     finally:
         # Numba gives OpenMP, which torch shares, all cores: what is trained next would be another run, and where
         # cores are taken a far slower one.

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from gmlvm import embedding
-from gmlvm.embedding import likeliest_mixture, neighbour_embedding, teacher
+from gmlvm.embedding import as_rows, likeliest_mixture, neighbour_embedding, teacher
 
 
 def three_groups(count=90, seed=0):
@@ -56,7 +56,7 @@ def test_images_that_lie_together_stay_together_and_groups_are_drawn_apart():
     np.testing.assert_array_equal(neighbour_embedding(images).embedding_, codes)
     assert not np.array_equal(neighbour_embedding(images, seed=1).embedding_, codes)
     new, groups_of_new = three_groups(30, seed=1)
-    others = reducer.transform(new.flatten(1).numpy().astype(np.float32))
+    others = reducer.transform(as_rows(new))
     nearest = np.linalg.norm(others[:, None] - codes, axis=2).argmin(1)
     assert (groups[nearest] == groups_of_new).all()
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
