@@ -227,6 +227,16 @@ def test_a_mixture_fitted_afterwards_draws_what_its_components_hold(small_path, 
     assert samples["frechet"] < found["one Gaussian"]["samples"]["frechet"]
 
 
+def test_codes_that_a_mixture_drew_are_decoded_in_random_order_each_at_most_once(small_model):
+    codes = np.random.default_rng(0).normal(size=(2400, 3))
+    mixture = SimpleNamespace(random_state=np.random.RandomState(0))
+    images = measures.decoded(small_model.double(), mixture, codes, 2100)
+    distance = torch.cdist(images.flatten(1), small_model.decode(codes).flatten(1))
+    places = distance.argmin(1)
+    assert len(places.unique()) == len(images) == 2100
+    assert 900 < (places.diff() > 0).sum() < 1200  # in the order they came in, all would rise
+
+
 def test_groups_given_afterwards_draw_what_they_hold(small_path, monkeypatch):
     started = SimpleNamespace(discrete_encoder=small_path.discrete_encoder)
     monkeypatch.setattr(origin, "pretrained", lambda _: started)
