@@ -45,7 +45,7 @@ def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
 
     Args:
         images: (N, ...), of any dtype, more than 20.
-        seed: Seed of the embedding, below 2^32.
+        seed: Seed of the embedding, below 2^64, of which UMAP gets the last 32 bits.
 
     Returns:
         The fitted ``umap.UMAP``: ``embedding_`` are the codes, (N, 10), and ``transform`` gives those of other images,
@@ -53,6 +53,7 @@ def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
 
     Raises:
         ImportError: If umap-learn is not there.
+        TypeError: If ``seed`` is not an integer.
         ValueError: If there are too few images, or ``seed`` is out of range.
 
     Source: McInnes et al. (2018); chapter "Components that mean digits".
@@ -89,14 +90,15 @@ def likeliest_mixture(codes: NDArray[Any], num_components: int, seed: int = 0, *
     Args:
         codes: Shape (N, D).
         num_components: Number of groups K, at least 1.
-        seed: Seed of the starts, below 2^32.
+        seed: Seed of the starts, below 2^64, of which scikit-learn gets the last 32 bits.
         starts: How many, at least 1.
 
     Returns:
         The fitted ``sklearn.mixture.GaussianMixture``.
 
     Raises:
-        ValueError: If there are fewer codes than groups, or ``seed`` is out of range.
+        TypeError: If ``num_components``, ``seed`` or ``starts`` is not an integer.
+        ValueError: If one of them is out of range, or there are fewer codes than groups.
 
     Source: Bishop (2006), section 9.2; chapter "Components that mean digits".
     """
@@ -122,12 +124,17 @@ def teacher(images: Tensor, num_components: int, seed: int = 0) -> Tensor:
     """Probabilities of groups for images: :func:`likeliest_mixture` in the :func:`neighbour_embedding`.
 
     Args:
-        images: (N, C, H, W).
-        num_components: Number of groups K.
-        seed: Seed of both.
+        images: (N, C, H, W), more than 20.
+        num_components: Number of groups K, at least 1.
+        seed: Seed of both, below 2^64.
 
     Returns:
         Probabilities, float32, shape (N, K), on the CPU.
+
+    Raises:
+        ImportError: If umap-learn is not there.
+        TypeError: If ``num_components`` or ``seed`` is not an integer.
+        ValueError: If one of them is out of range, or there are too few images.
     """
     codes = neighbour_embedding(images, seed).embedding_.astype(np.float64)
     return torch.from_numpy(likeliest_mixture(codes, num_components, seed).predict_proba(codes)).float()
