@@ -3,7 +3,7 @@
 import pytest
 from bs4 import BeautifulSoup
 
-from gmlvm_book.pdf import single_page, write_pdf
+from gmlvm_book.pdf import find_browser, single_page, write_pdf
 
 PAGE = """<html><head><title>t</title>{next}</head><body><div id="jb-print-docs-body">Contents</div>
 <article class="bd-article">{body}</article></body></html>"""
@@ -49,8 +49,6 @@ def test_no_book_is_an_error(tmp_path):
 
 
 def test_is_printed_by_the_browser_that_is_there(root, browser):
-    from gmlvm_book.pdf import find_browser
-
     write_pdf(root, root / "book.pdf", find_browser())
     assert (root / "book.pdf").read_bytes().startswith(b"%PDF")
     assert not (root / "book" / "all-pages.html").exists()
