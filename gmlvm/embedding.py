@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
@@ -23,11 +23,11 @@ _NEIGHBOURS = 20
 _START_CODES, _ROUNDS = 6000, 200
 
 
-def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
+def neighbour_embedding(images: Tensor | ArrayLike, seed: int = 0) -> Any:
     """An embedding of images by UMAP, in which near neighbours stay near and groups are drawn together.
 
     Args:
-        images: (N, ...), of any dtype, more than 20.
+        images: (N, ...), of any dtype, more than 20; or features of images, (N, F).
         seed: Seed of the embedding, below 2^32.
 
     Returns:
@@ -36,7 +36,7 @@ def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
 
     Raises:
         ImportError: If umap-learn is not there.
-        ValueError: If there are too few images, or ``seed`` is out of range.
+        ValueError: If there are too few images, they have no axis but the first, or ``seed`` is out of range.
 
     Source: McInnes et al. (2018); chapter "Components that mean digits".
     """
@@ -46,6 +46,9 @@ def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
             from umap import UMAP
     except ImportError as error:
         raise ImportError("the embedding needs umap-learn: pip install umap-learn") from error
+    images = torch.as_tensor(images)
+    if images.ndim < 2:
+        raise ValueError(f"images must have shape (N, ...), features (N, F), got {tuple(images.shape)}")
     if len(images) <= _NEIGHBOURS:
         raise ValueError(f"an embedding with {_NEIGHBOURS} neighbours needs more images than that, got {len(images)}")
     pixels = images.flatten(1).cpu().numpy().astype(np.float32)
@@ -102,11 +105,11 @@ def likeliest_mixture(codes: NDArray[Any], num_components: int, seed: int = 0, *
         ).fit(codes)  # fmt: skip
 
 
-def teacher(images: Tensor, num_components: int, seed: int = 0) -> Tensor:
+def teacher(images: Tensor | ArrayLike, num_components: int, seed: int = 0) -> Tensor:
     """Probabilities of groups for images: :func:`likeliest_mixture` in the :func:`neighbour_embedding`.
 
     Args:
-        images: (N, C, H, W).
+        images: (N, C, H, W), of any dtype; or features of images, (N, F), such as a pretrained network gives.
         num_components: Number of groups K.
         seed: Seed of both.
 
