@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
@@ -23,28 +23,34 @@ _NEIGHBOURS = 20
 _START_CODES, _ROUNDS = 6000, 200
 
 
-def as_rows(images: Tensor) -> NDArray[np.float32]:
+def as_rows(images: Tensor | ArrayLike) -> NDArray[np.float32]:
     """Images as the :func:`neighbour_embedding` takes them: the numbers of each in a row.
 
     Args:
-        images: (N, ...), of any dtype.
+        images: (N, ...), of any dtype; or features of images, (N, F).
 
     Returns:
-        The same numbers, neither scaled nor shifted, shape (N, pixels).
+        The same numbers, neither scaled nor shifted, shape (N, F) with F for all numbers of one.
+
+    Raises:
+        ValueError: If there is no axis but the first.
 
     Example:
         >>> as_rows(torch.tensor([[[0, 255], [1, 2]]], dtype=torch.uint8))
         array([[  0., 255.,   1.,   2.]], dtype=float32)
     """
-    rows: NDArray[np.float32] = images.flatten(1).cpu().numpy().astype(np.float32)
+    tensor = torch.as_tensor(images)
+    if tensor.ndim < 2:
+        raise ValueError(f"images must have shape (N, ...), features (N, F), got {tuple(tensor.shape)}")
+    rows: NDArray[np.float32] = tensor.flatten(1).cpu().numpy().astype(np.float32)
     return rows
 
 
-def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
+def neighbour_embedding(images: Tensor | ArrayLike, seed: int = 0) -> Any:
     """An embedding of images by UMAP, in which near neighbours stay near and groups are drawn together.
 
     Args:
-        images: (N, ...), of any dtype, more than 20.
+        images: (N, ...), of any dtype, more than 20; or features of images, (N, F).
         seed: Seed of the embedding, below 2^64, of which UMAP gets the last 32 bits.
 
     Returns:
@@ -54,7 +60,7 @@ def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
     Raises:
         ImportError: If umap-learn is not there.
         TypeError: If ``seed`` is not an integer.
-        ValueError: If there are too few images, or ``seed`` is out of range.
+        ValueError: If there are too few images, they have no axis but the first, or ``seed`` is out of range.
 
     Source: McInnes et al. (2018); chapter "Components that mean digits".
     """
@@ -64,8 +70,9 @@ def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
             from umap import UMAP
     except ImportError as error:
         raise ImportError("the embedding needs umap-learn: pip install umap-learn") from error
-    if len(images) <= _NEIGHBOURS:
-        raise ValueError(f"an embedding with {_NEIGHBOURS} neighbours needs more images than that, got {len(images)}")
+    rows = as_rows(images)
+    if len(rows) <= _NEIGHBOURS:
+        raise ValueError(f"an embedding with {_NEIGHBOURS} neighbours needs more images than that, got {len(rows)}")
     # A seed makes the embedding repeatable, which umap pays for by using one core: said, it needs no warning.
     reducer = UMAP(
         n_components=DIMENSIONS, n_neighbors=_NEIGHBOURS, min_dist=0.0, n_jobs=1,
@@ -73,7 +80,7 @@ def neighbour_embedding(images: Tensor, seed: int = 0) -> Any:
     )  # fmt: skip
     threads = torch.get_num_threads()
     try:
-        reducer.fit(as_rows(images))
+        reducer.fit(rows)
     finally:
         # Numba gives OpenMP, which torch shares, all cores: what is trained next would be another run, and where
         # cores are taken a far slower one.
@@ -120,11 +127,12 @@ def likeliest_mixture(codes: NDArray[Any], num_components: int, seed: int = 0, *
         ).fit(codes)  # fmt: skip
 
 
-def teacher(images: Tensor, num_components: int, seed: int = 0) -> Tensor:
+def teacher(images: Tensor | ArrayLike, num_components: int, seed: int = 0) -> Tensor:
     """Probabilities of groups for images: :func:`likeliest_mixture` in the :func:`neighbour_embedding`.
 
     Args:
-        images: (N, C, H, W), more than 20.
+        images: (N, C, H, W), of any dtype, more than 20; or features of images, (N, F), such as a pretrained network
+            gives.
         num_components: Number of groups K, at least 1.
         seed: Seed of both, below 2^64.
 

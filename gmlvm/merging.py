@@ -3,6 +3,7 @@ r"""Components that share a boundary where images lie, and an encoder in which s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -141,10 +142,12 @@ def keep_components(encoder: nn.Module, components: Sequence[int] | NDArray[np.i
         components: Those that are kept, in the new order, shape (G,), each at most once.
 
     Returns:
-        A module from images to logits (B, G); it holds the encoder.
+        A module from images to logits (B, G). Of an ``nn.Sequential`` that ends with an ``nn.Linear``, as the library's
+        own encoders do, it is a copy whose last layer has G rows, so that a model with it can be saved and built again
+        like any other; else it holds the encoder.
 
     Raises:
-        ValueError: If there is none, or one is named twice or is negative.
+        ValueError: If there is none, or one is named twice, is negative, or is not among the rows of the last layer.
 
     Source: chapter "Choices".
 
@@ -152,7 +155,22 @@ def keep_components(encoder: nn.Module, components: Sequence[int] | NDArray[np.i
         >>> keep_components(nn.Identity(), [2, 0])(torch.tensor([[0.0, 1.0, 2.0]]))
         tensor([[2., 0.]])
     """
-    return _Kept(encoder, components)
+    kept = _Kept(encoder, components)
+    if type(encoder) is nn.Sequential and len(encoder) and type(encoder[-1]) is nn.Linear:
+        return nn.Sequential(*deepcopy(encoder[:-1]), _rows(encoder[-1], kept.components))
+    return kept
+
+
+def _rows(layer: nn.Linear, rows: Tensor) -> nn.Linear:
+    """A linear layer with some of another's outputs."""
+    if rows.max() >= layer.out_features:
+        raise ValueError(f"components must be below the encoder's {layer.out_features}, got {rows.tolist()}")
+    fewer = deepcopy(layer)
+    fewer.out_features = len(rows)
+    for name, values in layer.named_parameters():
+        chosen = values.detach()[rows.to(values.device)].clone()
+        setattr(fewer, name, nn.Parameter(chosen, requires_grad=values.requires_grad))
+    return fewer
 
 
 class _Merged(nn.Module):

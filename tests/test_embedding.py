@@ -84,6 +84,8 @@ def test_a_missing_umap_is_named(monkeypatch):
 def test_bad_images_and_seeds_are_refused():
     with pytest.raises(ValueError, match="with 20 neighbours needs more images than that, got 20"):
         neighbour_embedding(three_groups(20)[0])
+    with pytest.raises(ValueError, match=r"images must have shape \(N, ...\), features \(N, F\), got \(30,\)"):
+        neighbour_embedding(torch.zeros(30))
     with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
         neighbour_embedding(three_groups(30)[0], -1)
 
@@ -159,3 +161,4 @@ def test_the_teacher_finds_the_groups_of_images():
     assert len(set(order)) == 3
     assert (probs.numpy().argmax(1) == np.array(order)[groups]).all()
     assert torch.equal(teacher(images, 3, seed=2), probs)
+    assert torch.equal(teacher(images.flatten(1).numpy(), 3, seed=2), probs)

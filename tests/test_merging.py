@@ -215,7 +215,7 @@ def test_what_is_kept_keeps_its_probabilities_among_themselves():
 
 
 def test_a_model_takes_it_trains_it_and_is_saved_with_its_choice():
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(30, 8))
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(30, 8), nn.Identity())
     model = GMLVM.for_images((1, 6, 5), 3, 3)
     fewer = keep_components(encoder, np.array([7, 1, 2]))
     assert fewer.encoder is encoder
@@ -223,10 +223,35 @@ def test_a_model_takes_it_trains_it_and_is_saved_with_its_choice():
     fewer(torch.ones(3, 1, 6, 5))[:, 0].sum().backward()
     assert encoder[1].weight.grad[7].any()
     assert not encoder[1].weight.grad[:7].any()
-    other = keep_components(nn.Sequential(nn.Flatten(), nn.Linear(30, 8)), [0, 1, 2])
+    other = keep_components(nn.Sequential(nn.Flatten(), nn.Linear(30, 8), nn.Identity()), [0, 1, 2])
     other.load_state_dict(fewer.state_dict())
     torch.testing.assert_close(other(torch.ones(1, 1, 6, 5)), fewer(torch.ones(1, 1, 6, 5)))
     assert "components=[7, 1, 2]" in repr(fewer)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_last_layer_that_is_linear_loses_rows_and_the_encoder_it_came_from_keeps_them(bias):
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(30, 6), nn.BatchNorm1d(6), nn.Linear(6, 8, bias=bias).double())
+    encoder[:3].double()
+    encoder[3].weight.requires_grad_(False)
+    fewer, x = keep_components(encoder, [7, 1, 2]), torch.rand(9, 1, 6, 5).double()
+    assert str(fewer[3]) == f"Linear(in_features=6, out_features=3, bias={bias})"
+    assert [p.requires_grad for p in fewer.parameters()] == [p.requires_grad for p in encoder.parameters()]
+    torch.testing.assert_close(fewer.eval()(x), encoder.eval()(x)[:, [7, 1, 2]])
+    before = encoder(x)
+    nn.init.zeros_(fewer[1].weight)
+    nn.init.zeros_(fewer[3].weight)
+    torch.testing.assert_close(encoder(x), before)
+
+
+def test_a_standard_model_with_fewer_components_is_one_that_can_be_built_again(tmp_path):
+    many, few = (GMLVM.for_images((1, 6, 5), k, 9, networks="deep", seed=k) for k in (5, 3))
+    few.discrete_encoder = keep_components(many.discrete_encoder, [4, 0, 1])
+    few.save(tmp_path / "few.safetensors")
+    x = torch.rand(5, 1, 6, 5)
+    got = GMLVM.load(tmp_path / "few.safetensors").predict_proba(x)
+    probs = many.predict_proba(x)[:, [4, 0, 1]]
+    np.testing.assert_allclose(got, probs / probs.sum(1, keepdims=True), rtol=1e-5)
 
 
 # Bad input
@@ -266,6 +291,11 @@ def test_a_model_takes_it_trains_it_and_is_saved_with_its_choice():
         (lambda x: keep_components(nn.Identity(), [1, 1]), ValueError, r"each once; got \[1, 1\]"),
         (lambda x: keep_components(nn.Identity(), [0.0]), ValueError, r"must be integers, .* got \[0.0\]"),
         (lambda x: keep_components(nn.Identity(), [-1]), ValueError, r"counted from 0, got \[-1\]"),
+        (
+            lambda x: keep_components(nn.Sequential(nn.Linear(2, 3)), [0, 3]),
+            ValueError,
+            r"below the encoder's 3, got \[0, 3\]",
+        ),
         (lambda x: merge_components(nn.Identity(), [[0], [1]]), ValueError, "groups must name one for each component"),
     ],
 )
