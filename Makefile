@@ -61,7 +61,7 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.wae_start --output results/wae_start.json \
 	    --methods "wae, beta 1" "wae, beta 10" "scratch, beta 1"
 	$(BIN)/python -m experiments.wae_start --output results/scratch.json --methods "scratch, beta 10"
-	$(BIN)/python -m experiments.new_encoder --output results/new_encoder.json
+	$(BIN)/python -m experiments.new_encoder --output results/new_encoder.json --seeds 0 1 2
 	$(BIN)/python -m experiments.seeds --output results/gm_wae_seeds.json
 	$(BIN)/python -m experiments.expectations --output results/expectations.json
 	$(BIN)/python -m experiments.expectations --output results/expectations_fresh.json \
@@ -70,7 +70,8 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.digits --output results/digits.json --methods path
 	$(BIN)/python -m experiments.contest --output results/contest.json
 	$(BIN)/python -m experiments.vade --output results/vade.json
-	$(BIN)/python -m experiments.origin --output results/origin.json
+	$(BIN)/python -m experiments.origin --output results/origin.json --seeds 0 1 2 \
+	    --methods VAE "VAE, many Gaussians"
 	$(BIN)/python -m experiments.ablations --output results/ablations.json --methods "no teacher" merged
 	$(BIN)/python -m experiments.ablations --output results/parts.json --seeds 0 1 2 --methods after without supervised
 	$(BIN)/python -m experiments.ablations --output results/deep.json --methods "deep networks, no start"

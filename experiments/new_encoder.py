@@ -3,8 +3,8 @@
 Three times: with all trained on, with decoder and q_C held still, and with all trained on where the WAE, before it gets
 the new encoder, has gone on as a VAE until its decoder and q_C suit the ELBO.
 
-``python -m experiments.new_encoder --output results/new_encoder.json`` is for the chapter "A VAE that starts from
-the WAE"; no file of it is committed yet.
+``python -m experiments.new_encoder --output results/new_encoder.json`` makes the file that the chapter "A VAE that
+starts from the WAE" reads.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Does k die for the penalty on z, or for its weight? Both penalties over a range of weights, all else equal.
 
-``python -m experiments.penalties --output results/penalties.json`` is for the chapter "Training the GM-WAE"; no
-file of it is committed yet.
+``python -m experiments.penalties --output results/penalties.json`` makes the file that the chapter "Training the
+GM-WAE" reads.
 """
 
 from __future__ import annotations

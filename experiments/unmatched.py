@@ -4,8 +4,8 @@ The interventions are those of ``experiments.causes`` and ``experiments.controls
 The control, *slow q_D*, takes the place of *pulls shrunk*: Adam, which trains here, hides the size of a gradient, so
 it is q_D's learning rate that gets the factor.
 
-``python -m experiments.unmatched --output results/unmatched.json`` is for the chapter "When the discrete latent
-survives", beside theirs, whose settings and seeds these are. No file of it is committed yet.
+``python -m experiments.unmatched --output results/unmatched.json`` makes the file that the chapter "When the
+discrete latent survives" reads beside theirs, whose settings and seeds these are.
 """
 
 from __future__ import annotations

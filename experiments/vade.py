@@ -1,8 +1,8 @@
 """VaDE with the library's parts: the same generative model, one q(z|x), q(k|x) by Bayes' rule, a prior that learns.
 
-``python -m experiments.vade --output results/vade.json`` is for the chapter "A contest"; no file of it is committed
-yet. An autoencoder is trained, a mixture of its codes is the start of the prior, and then everything is trained by the
-ELBO. Larger networks than the contest's, and smaller and far shorter trained ones than those of its authors.
+``python -m experiments.vade --output results/vade.json`` makes the file that the chapter "A contest" reads. An
+autoencoder is trained, a mixture of its codes is the start of the prior, and then everything is trained by the ELBO.
+Larger networks than the contest's, and smaller and far shorter trained ones than those of its authors.
 
 Source: Jiang et al. (2017).
 """
