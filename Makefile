@@ -84,7 +84,9 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.unmatched --output results/unmatched.json
 	$(BIN)/python -m experiments.survival --output results/survival.json
 	$(BIN)/python -m experiments.ways_out --output results/ways_out.json
-	$(BIN)/python -m experiments.penalties --output results/penalties.json
+	$(BIN)/python -m experiments.penalties --output results/penalties.json --seeds 0 1 2 --methods \
+	    "codes, weight 0.5" "codes, weight 2" "codes, weight 5" "codes, weight 20" \
+	    "pairs, weight 0.3" "pairs, weight 2" "pairs, weight 20"
 	$(BIN)/python -m experiments.weights --output results/weights.json
 	$(BIN)/python -m experiments.recipe --output results/recipe.json --seeds 0
 	$(BIN)/python -m experiments.choices --output results/choices.json --seeds 0
