@@ -8,7 +8,7 @@ document.querySelectorAll(".math").forEach(element =>
     throwOnError: false,
   }));
 
-// A browser may begin a line with the full stop after an equation. An equation that cannot break itself holds on to what follows it.
+// A browser may begin a line with the full stop after an equation. One that cannot break itself holds on to what follows it.
 document.querySelectorAll("span.math").forEach(element => {
   const next = element.nextSibling;
   const stop = next?.nodeType === Node.TEXT_NODE && next.data.match(/^[.,;:!?)\]’”'-]+/);
