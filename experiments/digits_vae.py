@@ -1,7 +1,7 @@
 """A VAE that starts from the GM-WAE whose components mean digits: does the objective keep them?
 
-``python -m experiments.digits_vae --output results/digits_vae.json`` makes the file that the chapter "A VAE that starts
-from the WAE" reads beside that of ``experiments.wae_start``.
+``python -m experiments.digits_vae --output results/digits_vae.json`` is for the chapter "A VAE that starts from the
+WAE", beside that of ``experiments.wae_start``; no file of it is committed yet.
 """
 
 from __future__ import annotations

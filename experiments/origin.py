@@ -4,8 +4,8 @@ A VAE, and a WAE, with one Gaussian know nothing of groups. Here their codes are
 the images, and each group gets its Gaussian. And mixtures of more components are fitted to the codes of the VAE, which
 have no ground to be as few as groups are if they are only to draw.
 
-``python -m experiments.origin --output results/origin.json`` makes the file that the chapter "A contest"
-reads beside that of ``experiments.contest``, whose models with one Gaussian these are.
+``python -m experiments.origin --output results/origin.json`` makes the file that the chapter "A contest" reads beside
+that of ``experiments.contest``, whose models with one Gaussian these are. (Of the WAE no file is committed.)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Does k die for the penalty on z, or for its weight? Both penalties over a range of weights, all else equal.
 
 ``python -m experiments.penalties --output results/penalties.json`` makes the file that the chapter "Training the
-GM-WAE" reads.
+GM-WAE" reads, which has some of these weights.
 """
 
 from __future__ import annotations
