@@ -37,11 +37,13 @@ from experiments import (
     shapes,
     vade,
     wae_start,
+    widths,
 )
 from experiments import weights as penalty_weights
-from gmlvm import GMLVM, VAE, WAE, Clusterer, GaussianMixturePrior, embedding, start_discrete_encoder, weights
+from gmlvm import GMLVM, MMD, VAE, WAE, Clusterer, GaussianMixturePrior, embedding, start_discrete_encoder, weights
 from gmlvm.enumeration import Dense, Truncated
 from gmlvm.networks import mlp_decoder
+from gmlvm.posterior import Posterior
 from gmlvm.prior import LEARNABLE
 from gmlvm_book.records import read_record
 
@@ -484,6 +486,34 @@ def test_the_given_q_d_is_what_is_shipped_and_stays(small_choices):
     assert all(torch.equal(value, shipped[name]) for name, value in model.discrete_encoder.state_dict().items())
     trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {"continuous_encoder", "decoder"}
+
+
+def test_components_of_unequal_width_are_measured_apart(small_choices, small_data, monkeypatch):
+    for name, value in {"narrow_components": [1, 3], "steps": 2}.items():
+        monkeypatch.setitem(widths.SETTINGS, name, value)
+    found = {name: method(0) for name, method in widths.METHODS.items()}
+    errors = {figures["model"]["reconstruction_error"] for figures in found.values()}
+    assert len(errors) == len(found)
+    assert all(figures[half]["mixing"] <= 1 for figures in found.values() for half in ("wide", "narrow"))
+    assert widths.unequal_prior().scale[:, 0].tolist() == [1, 0.25, 1, 0.25]
+
+
+def test_in_its_own_units_no_component_s_place_and_width_matter():
+    prior = GaussianMixturePrior(torch.tensor([[0.0, 4], [3, 0]]), torch.tensor([[1.0, 0.5], [0.1, 2]]))
+    standard = GaussianMixturePrior(torch.zeros(2, 2), 1.0)
+    e, logits = torch.randn(20, 2, 2), torch.randn(20, 2)
+    divergence = widths.OwnUnits(MMD())
+    z = prior.loc + prior.scale * e
+    scale = torch.full_like(e, 0.1)
+    found = divergence(Posterior(logits, z, prior.scale * scale), z, prior, torch.Generator().manual_seed(0))
+    expected = MMD()(Posterior(logits, e, scale), e, standard, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found, expected)
+    # Where all are alike, it is the divergence itself.
+    alike = GaussianMixturePrior(prior.loc, 0.5)
+    z = prior.loc + 0.5 * e
+    found = divergence(Posterior(logits, z, 0.5 * scale), z, alike, torch.Generator().manual_seed(0))
+    plain = MMD()(Posterior(logits, z, 0.5 * scale), z, alike, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found, plain)
 
 
 def test_other_numbers_of_components_are_merged_to_the_path_s(small_path):
