@@ -21,7 +21,7 @@ from experiments import digits
 from gmlvm import GMLVM, Clusterer, InformationMaximisation, Objective, Run, datasets, embedding
 
 #: Channels and sides.
-SIZES = ((1, 28), (3, 32), (3, 64), (3, 128))
+SIZES = ((1, 28), (3, 32), (3, 64))
 #: Images, to group and to draw batches from.
 COUNT = 5000
 _ROUNDS = 5
