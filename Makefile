@@ -10,7 +10,7 @@ BOOK_SOURCES := _config.yml _toc.yml $(wildcard book/*) $(wildcard gmlvm/*.py gm
 unit nbval notebooks: export TQDM_DISABLE := 1
 # A test, or a notebook, for each core: faster than all cores for one.
 unit nbval: export OMP_NUM_THREADS := 1
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --durations=12
 
 .PHONY: help book pdf test lint types unit nbval pages notebooks colab results bench clean
 .DELETE_ON_ERROR:

@@ -182,6 +182,14 @@ def test_has_no_serious_barrier(opened):
     assert found == []
 
 
+def test_figures_keep_their_shape(opened):
+    for size in (SCREEN, {"width": 900, "height": 900}, PHONE):
+        show(opened, size)
+        stretched = """() => [...document.querySelectorAll("article img")].filter(e => e.clientWidth &&
+          Math.abs(e.clientHeight * e.naturalWidth / (e.clientWidth * e.naturalHeight) - 1) > 0.02).map(e => e.src)"""
+        assert opened.evaluate(stretched) == []
+
+
 def test_figures_in_the_dark_are_as_they_were_drawn(opened):
     show(opened, SCREEN, theme="dark")
     for figure in opened.locator("article img").all():
