@@ -56,7 +56,7 @@ colab: $(VENV)/ready ## write the chapters as plain notebooks for Colab, from wh
 	$(BIN)/jupyter-book build . --all -W -n --keep-going --builder custom --custom-builder colab
 	rm -rf colab && mkdir colab && cp -r _build/colab/book colab
 
-results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about fifteen hours on two cores)
+results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about seventeen hours on two cores)
 	$(BIN)/python -m experiments.collapse --output results/collapse.json
 	$(BIN)/python -m experiments.wae_start --output results/wae_start.json \
 	    --methods "wae, beta 1" "wae, beta 10" "scratch, beta 1"
@@ -75,6 +75,7 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.ablations --output results/ablations.json --methods "no teacher" merged
 	$(BIN)/python -m experiments.ablations --output results/parts.json --seeds 0 1 2 --methods after without supervised
 	$(BIN)/python -m experiments.ablations --output results/deep.json --methods "deep networks, no start"
+	$(BIN)/python -m experiments.components --output results/components.json --seeds 0 1 2
 	$(BIN)/python -m experiments.other_data --output results/other_data.json
 	$(BIN)/python -m experiments.imbalance --output results/imbalance.json --methods ten
 	$(BIN)/python -m experiments.imbalance --output results/rare.json --seeds 0 \

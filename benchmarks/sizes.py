@@ -1,11 +1,10 @@
-"""What larger images cost: MNIST's, scaled up and in colour, through every part of the path.
+"""What larger images cost: a step of every training of the path on MNIST's, scaled up and in colour.
 
 ``python -m benchmarks.sizes --json FILE`` measures, prints a table, and writes JSON.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from functools import partial
 from statistics import median
@@ -18,12 +17,12 @@ from benchmarks.output import parse_output
 from benchmarks.steps import BATCH_SIZE, Step, objective
 from benchmarks.timing import side_by_side
 from experiments import digits
-from gmlvm import GMLVM, Clusterer, InformationMaximisation, Objective, Run, datasets, embedding
+from gmlvm import GMLVM, Clusterer, InformationMaximisation, Objective, Run, datasets
 
 #: Channels and sides.
 SIZES = ((1, 28), (3, 32), (3, 64))
-#: Images, to group and to draw batches from.
-COUNT = 5000
+# Images to draw batches from.
+_COUNT = 1000
 _ROUNDS = 5
 
 
@@ -65,23 +64,17 @@ def steps_of(images: Tensor) -> dict[str, Step]:
 
 
 def costs() -> dict[str, dict[str, float]]:
-    """Every part at every size.
+    """Every training at every size.
 
     Returns:
-        For each size the milliseconds of a step of each training, the median of rounds in which all took turns, and
-        the seconds of the teacher.
+        For each size the milliseconds of a step of each training, the median of rounds in which all took turns.
     """
-    images = datasets.mnist().train.images[:COUNT]
+    images = datasets.mnist().train.images[:_COUNT]
     sets = {f"{channels} x {side} x {side}": scaled(images, channels, side) for channels, side in SIZES}
     steps = {(size, part): step for size, larger in sets.items() for part, step in steps_of(larger).items()}
-    seconds = side_by_side(steps, _ROUNDS, turn=2)
     found: dict[str, dict[str, float]] = {size: {} for size in sets}
-    for (size, part), each in seconds.items():
+    for (size, part), each in side_by_side(steps, _ROUNDS, turn=2).items():
         found[size][part] = 1e3 * median(each)
-    for size, larger in sets.items():
-        begun = time.perf_counter()
-        embedding.teacher(larger, digits.SETTINGS["num_components"], seed=0)
-        found[size]["teacher"] = time.perf_counter() - begun
     return found
 
 
@@ -91,7 +84,7 @@ def table(found: dict[str, dict[str, float]]) -> Iterator[str]:
     Args:
         found: What :func:`costs` gives.
     """
-    yield f"{torch.get_num_threads()} threads; milliseconds of a step, seconds of the teacher of {COUNT} images"
+    yield f"{torch.get_num_threads()} threads; milliseconds of a step"
     parts = list(next(iter(found.values())))
     yield " " * 14 + "".join(f"{part:>24}" for part in parts)
     for size, row in found.items():
@@ -103,7 +96,7 @@ def main() -> None:
     output = parse_output("python -m benchmarks.sizes", __doc__)
     found = costs()
     print("\n".join(table(found)))
-    settings = {"threads": torch.get_num_threads(), "seed": 0, "batch_size": BATCH_SIZE, "images": COUNT}
+    settings = {"threads": torch.get_num_threads(), "seed": 0, "batch_size": BATCH_SIZE}
     output.write({"settings": settings, "sizes": found})
 
 

@@ -12,17 +12,14 @@ from gmlvm_book.records import read_record
 def test_every_part_is_timed_at_every_size(small_data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sizes.datasets, "mnist", lambda: small_data)
     monkeypatch.setattr(sizes, "SIZES", ((1, 8), (3, 12)))
-    grouped = []
-    monkeypatch.setattr(sizes.embedding, "teacher", lambda images, k, seed: grouped.append(tuple(images.shape[1:])))
     path = tmp_path / "sizes.json"
     monkeypatch.setattr(sys, "argv", ["sizes", "--json", str(path)])
     sizes.main()
     found = read_record(path)["sizes"]
     assert list(found) == ["1 x 8 x 8", "3 x 12 x 12"]
     for row in found.values():
-        assert set(row) == {"refinement", "training", "training, convolutions", "teacher"}
+        assert set(row) == {"refinement", "training", "training, convolutions"}
         assert min(row.values()) > 0
-    assert grouped == [(1, 8, 8), (3, 12, 12)]
     assert len(capsys.readouterr().out.splitlines()) == 2 + len(found)
 
 
