@@ -79,7 +79,7 @@ def half(model: GMLVM, components: list[int], seed: int) -> dict[str, float]:
     """
     data, chosen = datasets.mnist(), torch.tensor(components)
     images = data.test.images[torch.isin(torch.from_numpy(model.predict(data.test.images)), chosen)]
-    logits = torch.full((model.num_components,), -100.0)
+    logits = torch.full((model.num_components,), -100.0)  # so that the others are never drawn
     logits[chosen] = 0
     alone = deepcopy(model)
     alone.prior = GaussianMixturePrior(model.prior.loc, model.prior.scale, logits)

@@ -494,8 +494,30 @@ def test_components_of_unequal_width_are_measured_apart(small_choices, small_dat
     found = {name: method(0) for name, method in widths.METHODS.items()}
     errors = {figures["model"]["reconstruction_error"] for figures in found.values()}
     assert len(errors) == len(found)
-    assert all(figures[half]["mixing"] <= 1 for figures in found.values() for half in ("wide", "narrow"))
+    assert all({"wide", "narrow", "model", "samples"} == set(figures) for figures in found.values())
     assert widths.unequal_prior().scale[:, 0].tolist() == [1, 0.25, 1, 0.25]
+
+
+def test_a_half_has_its_own_components_alone(small_choices, small_data, monkeypatch):
+    seen = {}
+
+    def mixing(model, images, seed):
+        seen["groups"], seen["drawn"] = model.predict(images), model.prior.sample_component(500)
+        return 0.5
+
+    def judged(draw, count, *rest):
+        seen["count"], seen["second"] = count, draw(3, 1)
+        return SimpleNamespace(purity=1.0)
+
+    monkeypatch.setattr(widths, "prior_mixing", mixing)
+    monkeypatch.setattr(widths, "judge_samples", judged)
+    model = choices.new_model(choices.Choice(), 0)
+    kept = [*sorted(set(model.predict(small_data.test.images)))[:1], 3]
+    assert widths.half(model, kept, seed=5) == {"mixing": 0.5, "purity": 1.0}
+    assert set(seen["drawn"].tolist()) == set(kept)
+    assert set(seen["groups"]) == set(kept) & set(model.predict(small_data.test.images))
+    assert seen["count"] == len(kept)
+    assert torch.equal(seen["second"], model.sample(3, 3, generator=torch.Generator().manual_seed(5)))
 
 
 def test_in_its_own_units_no_component_s_place_and_width_matter():
