@@ -116,8 +116,9 @@ def test_each_training_but_the_first_changes_something_and_the_levers_one_thing(
     levers = [name for name in paper.TRAININGS if not name.startswith(("WAE", "20"))]
     for name in levers:
         how = paper.TRAININGS[name]
-        changed = [field.name for field in fields(how) if _of(how, field.name) != _of(paper.PAPER, field.name)]
-        assert len(changed) == 1, name
+        changed = {field.name for field in fields(how) if _of(how, field.name) != _of(paper.PAPER, field.name)}
+        # The arithmetic is the machine's matter, and a lever only by itself.
+        assert len(changed - {"precision"} or changed) == 1, name
     assert len({repr(how) for how in paper.TRAININGS.values()}) == len(paper.TRAININGS)
 
 
