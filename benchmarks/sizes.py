@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from statistics import median
 
 import torch
@@ -14,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from benchmarks.output import parse_output
-from benchmarks.steps import BATCH_SIZE, Step, objective
+from benchmarks.steps import BATCH_SIZE, Step, library_step
 from benchmarks.timing import side_by_side
 from experiments import digits
-from gmlvm import GMLVM, Clusterer, InformationMaximisation, Objective, Run, datasets
+from gmlvm import GMLVM, Clusterer, InformationMaximisation, datasets
 
 #: Channels and sides.
 SIZES = ((1, 28), (3, 32), (3, 64))
@@ -51,15 +50,10 @@ def steps_of(images: Tensor) -> dict[str, Step]:
     deep, conv = (GMLVM.for_images(shape, k, d, networks=networks, seed=0) for networks in ("deep", "conv"))
     start = Clusterer(GMLVM.for_images(shape, k, d, networks="deep", seed=0).discrete_encoder, shape)
     deep.discrete_encoder.requires_grad_(False)
-
-    def step(model: Clusterer, loss: Objective, batch_size: int) -> Step:
-        optimizer = partial(torch.optim.Adam, lr=0.0)
-        return Run(model, loss, images, batch_size=batch_size, optimizer=optimizer, device="cpu").step
-
     return {
-        "refinement": step(start, InformationMaximisation(), 2 * BATCH_SIZE),
-        "training": step(deep, objective(), BATCH_SIZE),
-        "training, convolutions": step(conv, objective(), BATCH_SIZE),
+        "refinement": library_step(start, images, InformationMaximisation(), batch_size=2 * BATCH_SIZE),
+        "training": library_step(deep, images),
+        "training, convolutions": library_step(conv, images),
     }
 
 

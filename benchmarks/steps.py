@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.plain import PlainWAE, SeparatePerceptrons
-from gmlvm import GMLVM, MMD, WAE, Run
+from gmlvm import GMLVM, MMD, WAE, Clusterer, Run
 from gmlvm.enumeration import Dense, Enumeration, TopM, Truncated
 from gmlvm.objectives import Objective
 
@@ -39,10 +39,11 @@ def float_loader(images: Tensor, generator: torch.Generator) -> DataLoader[tuple
 
 
 def library_step(
-    model: GMLVM,
+    model: Clusterer,
     images: Tensor,
     loss: Objective | None = None,
     *,
+    batch_size: int | None = None,
     fused: bool = True,
     loader: bool = False,
     bfloat16: bool = False,
@@ -53,6 +54,7 @@ def library_step(
         model: The model.
         images: ``uint8``, (N, C, H, W).
         loss: The objective; that of the chapters if left out.
+        batch_size: Images in a step; that of the plain version if left out.
         fused: Whether Adam is one kernel.
         loader: Whether batches come from a loader of floats.
         bfloat16: Whether products are taken in bfloat16.
@@ -61,7 +63,7 @@ def library_step(
         model,
         loss or objective(),
         float_loader(images, torch.Generator().manual_seed(0)) if loader else images,
-        batch_size=None if loader else BATCH_SIZE,
+        batch_size=None if loader else batch_size or BATCH_SIZE,
         optimizer=partial(torch.optim.Adam, lr=0.0, fused=fused or None),
         device="cpu",
         precision="bf16-mixed" if bfloat16 else "32-true",

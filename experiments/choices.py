@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from experiments import measures, runner, seeds
-from gmlvm import GMLVM, MMD, WAE, Divergence, GaussianMixturePrior, datasets, networks, pretrained
+from gmlvm import GMLVM, MMD, WAE, Divergence, GaussianMixturePrior, History, datasets, networks, pretrained
 from gmlvm.transport import Sinkhorn, SlicedWasserstein
 
 #: What all runs share; weights are in units of the data's total variance, bandwidths in those of :class:`gmlvm.MMD`.
@@ -116,6 +116,22 @@ def new_model(choice: Choice, seed: int) -> GMLVM:
     return GMLVM(choice.prior(), discrete, continuous, decoder, shape)
 
 
+def train(choice: Choice, model: GMLVM, seed: int) -> History:
+    """Train a model on MNIST.
+
+    Args:
+        choice: How.
+        model: The model, trained in place but for its q_D.
+        seed: Seed of batches and samples.
+    """
+    data = datasets.mnist()
+    weight = choice.relative_weight * data.total_variance
+    objective = WAE(weight, choice.penalty(), consistency_weight=choice.consistency_weight)
+    return seeds.train_whole(
+        model, objective, data, choice.steps, seed, batch_size=choice.batch_size, precision=choice.precision
+    )
+
+
 def run(choice: Choice) -> runner.Method:
     """One training, as a function of the seed.
 
@@ -124,19 +140,9 @@ def run(choice: Choice) -> runner.Method:
     """
 
     def method(seed: int) -> dict[str, Any]:
-        model, data = new_model(choice, seed), datasets.mnist()
-        weight = choice.relative_weight * data.total_variance
-        objective = WAE(weight, choice.penalty(), consistency_weight=choice.consistency_weight)
-        history = seeds.train_whole(
-            model,
-            objective,
-            data,
-            choice.steps,
-            seed,
-            batch_size=choice.batch_size,
-            precision=choice.precision,
-        )
-        mixing = measures.mixing(data, model, seed)
+        model = new_model(choice, seed)
+        history = train(choice, model, seed)
+        mixing = measures.mixing(datasets.mnist(), model, seed)
         return {"seconds": round(history.seconds, 1), "mixing": mixing, **measures.measured(model)}
 
     return method

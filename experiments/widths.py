@@ -9,22 +9,24 @@ choices" reads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from experiments import choices, measures, runner, seeds
-from gmlvm import GMLVM, MMD, WAE, Divergence, GaussianMixturePrior, datasets
+from experiments import choices, measures, runner
+from gmlvm import GMLVM, MMD, Divergence, GaussianMixturePrior, datasets
 from gmlvm.generation import judge_samples, prior_mixing
 from gmlvm.posterior import Posterior
 from gmlvm.prior import Prior
 
 #: What all runs share; the weight is in units of the data's total variance, bandwidths in those of :class:`gmlvm.MMD`.
 SETTINGS: dict[str, Any] = {
-    "relative_weight": 2.0,
-    "steps": 1000,
+    "relative_weight": choices.Choice.relative_weight,
+    "steps": choices.Choice.steps,
     "narrow_scale": 0.25,
     "narrow_components": [1, 3, 5, 7, 9],
     "narrow_kernels": choices.SETTINGS["narrow"],
@@ -54,10 +56,10 @@ class OwnUnits(Divergence):
 
 
 #: What the codes are compared by.
-PENALTIES: dict[str, Divergence] = {
-    "default": MMD(),
-    "narrow kernels": MMD(bandwidths=SETTINGS["narrow_kernels"]),
-    "own units": OwnUnits(MMD()),
+PENALTIES: dict[str, Callable[[], Divergence]] = {
+    "default": MMD,
+    "narrow kernels": partial(MMD, bandwidths=tuple(SETTINGS["narrow_kernels"])),
+    "own units": lambda: OwnUnits(MMD()),
 }
 
 
@@ -94,19 +96,18 @@ def half(model: GMLVM, components: list[int], seed: int) -> dict[str, float]:
     }
 
 
-def run(penalty: Divergence) -> runner.Method:
+def run(penalty: Callable[[], Divergence]) -> runner.Method:
     """One training, as a function of the seed.
 
     Args:
-        penalty: What the codes are compared by.
+        penalty: Makes what the codes are compared by.
     """
 
     def method(seed: int) -> dict[str, Any]:
-        data = datasets.mnist()
-        model = choices.new_model(choices.Choice(), seed)
+        choice = choices.Choice(SETTINGS["relative_weight"], penalty, steps=SETTINGS["steps"])
+        model = choices.new_model(choice, seed)
         model.prior = unequal_prior()
-        weight = SETTINGS["relative_weight"] * data.total_variance
-        seeds.train_whole(model, WAE(weight, penalty), data, SETTINGS["steps"], seed)
+        choices.train(choice, model, seed)
         narrow = SETTINGS["narrow_components"]
         wide = [k for k in range(model.num_components) if k not in narrow]
         return {
