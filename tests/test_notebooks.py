@@ -100,6 +100,12 @@ class TestNotebook:
     def test_folds_its_set_up(self, path):
         assert "hide-input" in code_cells(path)[0].metadata["tags"]
 
+    def test_folds_what_reads_results_or_judges(self, path):
+        for cell in code_cells(path):
+            reads = "read_record(" in cell.source and cell.source.count("\n") >= 20
+            if reads or "claims = {" in cell.source:
+                assert "hide-input" in cell.metadata.get("tags", []), cell.source
+
     def test_has_figures_exercises_and_an_end(self, path):
         assert sum("plt.show()" in cell.source for cell in code_cells(path)) >= 3
         prose = text(path)
