@@ -71,16 +71,21 @@ def read_record(path: str | Path) -> dict[str, Any]:
     return record
 
 
-def describe_origin(record: dict[str, Any]) -> str:
-    """Say in a few lines how a record was made: command, date, machine, versions.
+def describe_origin(*records: dict[str, Any]) -> str:
+    """Say in a few lines how records were made: command, date and machine of each, and versions, once where all agree.
 
     Args:
-        record: What :func:`read_record` returned.
+        *records: What :func:`read_record` returned.
 
     Source: chapter "Training the GM-WAE".
     """
-    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
-    lines = (record["command"], f"{record['date']} on {record['machine']}", versions)
+    used = [", ".join(f"{package} {version}" for package, version in each["versions"].items()) for each in records]
+    agree = len(set(used)) == 1
+    lines: list[str] = []
+    for record, versions_used in zip(records, used, strict=True):
+        lines += (record["command"], f"{record['date']} on {record['machine']}")
+        lines += () if agree else (versions_used,)
+    lines += used[:1] if agree else ()
     return "\n".join(textwrap.fill(line, _WIDTH, subsequent_indent="  ") for line in lines)
 
 

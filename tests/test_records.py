@@ -32,6 +32,20 @@ def test_origin_names_everything_in_lines_that_fit_a_page():
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_origins_of_several_name_versions_once_where_they_agree():
+    one, other = ({"command": f"make {n}", "date": f"2026-01-0{n}", "machine": "a cat", "versions": {}} for n in (1, 2))
+    one["versions"] = other["versions"] = {"torch": "2.0"}
+    assert describe_origin(one, other).splitlines() == [
+        "make 1",
+        "2026-01-01 on a cat",
+        "make 2",
+        "2026-01-02 on a cat",
+        "torch 2.0",
+    ]
+    other = {**other, "versions": {"torch": "2.1"}}
+    assert describe_origin(one, other) == f"{describe_origin(one)}\n{describe_origin(other)}"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

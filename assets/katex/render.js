@@ -5,6 +5,8 @@ document.querySelectorAll(".math").forEach(element =>
       { left: "\\(", right: "\\)", display: false },
       { left: "\\[", right: "\\]", display: true },
     ],
+    // No line ends in the middle of p(z | k).
+    macros: { "\\mid": "\\mathrel{\\vert}\\nobreak" },
     throwOnError: false,
   }));
 
