@@ -72,20 +72,18 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 
 def describe_origin(*records: dict[str, Any]) -> str:
-    """Say in a few lines how records were made: command, date and machine of each, and versions, once where all agree.
+    """Say in a few lines how records were made: command, date and machine, and versions where the next has others.
 
     Args:
         *records: What :func:`read_record` returned.
 
     Source: chapter "Training the GM-WAE".
     """
-    used = [", ".join(f"{package} {version}" for package, version in each["versions"].items()) for each in records]
-    agree = len(set(used)) == 1
     lines: list[str] = []
-    for record, versions_used in zip(records, used, strict=True):
+    for record, following in zip(records, (*records[1:], None), strict=True):
         lines += (record["command"], f"{record['date']} on {record['machine']}")
-        lines += () if agree else (versions_used,)
-    lines += used[:1] if agree else ()
+        if following is None or following["versions"] != record["versions"]:
+            lines.append(", ".join(f"{package} {version}" for package, version in record["versions"].items()))
     return "\n".join(textwrap.fill(line, _WIDTH, subsequent_indent="  ") for line in lines)
 
 
