@@ -114,12 +114,14 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m benchmarks --json results/benchmarks.json
 	$(BIN)/python -m benchmarks.groups --json results/seconds.json
 	$(BIN)/python -m benchmarks.sizes --json results/sizes.json
+	$(BIN)/python -m benchmarks.counts --json results/counts.json
 	$(BIN)/python -m benchmarks.chapters --json results/chapters.json
 
-bench: $(VENV)/ready ## measure how fast training is against a plain version, the start of q_D beside its peers, and what larger images cost (about half an hour on two cores)
+bench: $(VENV)/ready ## measure how fast training is against a plain version, the start of q_D beside its peers, and what larger images and more of them cost (about half an hour on two cores)
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.groups
 	$(BIN)/python -m benchmarks.sizes
+	$(BIN)/python -m benchmarks.counts
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) _build *.egg-info .pytest_cache .mypy_cache .ruff_cache

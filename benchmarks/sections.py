@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+from benchmarks.memory import in_new_process, peak_gigabytes
 from benchmarks.steps import Step, gradient_step, library_step, objective, plain_step, plain_version, variants
 from benchmarks.timing import side_by_side, summary
 from gmlvm import GMLVM, MMD, GaussianMixturePrior, Run, cosine, datasets, evaluate, fit
@@ -197,8 +193,7 @@ def original(data: ImageData) -> Figures:
     del figures["library, with bfloat16 products"]["share_of_peak"]  # which is that of 32-bit products
     figures["profile"] = step_profile(steps["library, all K decoded"])
     for name in ("plain", "library"):
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            figures[name]["peak_memory_gigabytes"] = pool.submit(_peak_memory, name).result()
+        figures[name]["peak_memory_gigabytes"] = in_new_process(_peak_memory, name)
     return figures
 
 
@@ -246,12 +241,7 @@ def _peak_memory(name: str) -> float:
     step = plain_step(plain_version(model), images) if name == "plain" else library_step(model, images)
     for _ in range(3):
         step()
-    status = Path("/proc/self/status")
-    if status.is_file():  # where it is there: the other figure can be that of the process that started this one
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024 / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024  # what ru_maxrss counts in
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return peak_gigabytes()
 
 
 def small_step(states: dict[int, GMLVM], data: ImageData) -> Figures:

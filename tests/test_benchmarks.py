@@ -1,7 +1,6 @@
 """The plain version that the library is measured against does the same; the clock is fair."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -151,7 +150,7 @@ def quick(monkeypatch, mnist):
     monkeypatch.setattr(sections, "side_by_side", lambda made, rounds, turn=1: timing.side_by_side(made, 2, 1))
     monkeypatch.setattr(sections, "trained", lambda model, data, steps: model)
     monkeypatch.setattr(sections, "_peak_memory", lambda name: 0.5)
-    monkeypatch.setattr(sections, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr(sections, "in_new_process", lambda call, *arguments: call(*arguments))
     monkeypatch.setattr(sections.noise, "__defaults__", (2,))
     monkeypatch.setattr(command.datasets, "mnist", lambda: replace(mnist, **few))
 
