@@ -83,6 +83,7 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.causes --output results/causes.json
 	$(BIN)/python -m experiments.controls --output results/controls.json
 	$(BIN)/python -m experiments.unmatched --output results/unmatched.json
+	$(BIN)/python -m experiments.price --output results/price.json
 	$(BIN)/python -m experiments.survival --output results/survival.json
 	$(BIN)/python -m experiments.ways_out --output results/ways_out.json
 	$(BIN)/python -m experiments.penalties --output results/penalties.json --seeds 0 1 2 --methods \

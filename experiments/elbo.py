@@ -85,6 +85,26 @@ class Apart(VAE):
         return self.beta * (kl_z + kl_k)
 
 
+class Priced(Apart):
+    """The ELBO with a weight for each of its KL terms.
+
+    Args:
+        of_k: That of q_D's.
+        of_z: That of q_C's.
+        enumeration: See :class:`Apart`.
+    """
+
+    def __init__(self, of_k: float, of_z: float, enumeration: Enumeration | None = None) -> None:
+        super().__init__(enumeration)
+        self.of_k, self.of_z = of_k, of_z
+
+    def price(
+        self, model: GMLVM, parts: Parts, kl_z: Tensor, kl_k: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Each with its weight."""
+        return self.of_k * kl_k + self.of_z * kl_z
+
+
 class Cut(Apart):
     """The ELBO with some of its pulls on q_D cut: the value of each term is as it was, and all other gradients.
 

@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from experiments import causes, controls, survival, unmatched, ways_out
+from experiments import causes, controls, price, survival, unmatched, ways_out
 from experiments.elbo import (
     PULLS,
     Apart,
@@ -14,6 +14,7 @@ from experiments.elbo import (
     Cut,
     Encouraged,
     FreeBits,
+    Priced,
     Relaxed,
     Scheduled,
     Shrunk,
@@ -23,7 +24,7 @@ from experiments.elbo import (
 )
 from gmlvm import GMLVM, MMD, VAE, WAE, metrics
 from gmlvm.batches import Batch
-from gmlvm.enumeration import Dense
+from gmlvm.enumeration import Dense, Truncated
 from gmlvm.networks import deep_discrete_encoder
 
 
@@ -162,6 +163,22 @@ def test_the_price_rises_step_by_step_while_it_is_trained(double_model, batch, o
     assert shares == pytest.approx(expected)
     objective.eval()(double_model, batch, seeded())
     assert objective.count == 4
+
+
+@pytest.mark.parametrize(("of_k", "of_z"), [(1.0, 1.0), (10.0, 10.0), (0.5, 3.0)])
+def test_each_kl_has_its_price(double_model, batch, of_k, of_z):
+    terms = Priced(of_k, of_z, Truncated())(double_model, batch, seeded())
+    charged = of_k * terms.kl_k + of_z * terms.kl_z
+    assert (terms.loss - terms.reconstruction).item() == pytest.approx(charged.item())
+    if of_k == of_z:
+        assert terms.loss.item() == pytest.approx(VAE(of_k, Truncated())(double_model, batch, seeded()).loss.item())
+
+
+def test_prices_are_all_different_and_one_of_them_is_the_elbo():
+    weights = list(price.PRICES.values())
+    assert len({*weights}) == len(weights)
+    assert price.PRICES["both 1"] == (1.0, 1.0)
+    assert len(price.METHODS) == 2 * len(weights)
 
 
 def test_free_nats_have_no_gradient_and_more_than_these_have(double_model, batch):
