@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from gmlvm.objectives import WAE
 from gmlvm.optimisation import cosine
 from gmlvm.prior import GaussianMixturePrior, Prior
 from gmlvm.prior_fit import fit_prior
+from gmlvm.run import Run
 from gmlvm.start import start_discrete_encoder
 from gmlvm.training import fit
 from gmlvm.validation import check_number, check_positive_int, check_seed, check_type
@@ -57,6 +59,8 @@ def learn_components(
     teaching_steps: int = 500,
     refining_steps: int = 5000,
     steps: int = 3000,
+    batch_size: int | None = None,
+    precision: str = "32-true",
     seed: int = 0,
     device: str | torch.device = "auto",
     progress: bool = True,
@@ -81,6 +85,8 @@ def learn_components(
         teaching_steps: See :func:`gmlvm.start_discrete_encoder`.
         refining_steps: Likewise.
         steps: Of the training as a WAE, at least 1.
+        batch_size: Images in a step of that training, 128 or as many as there are if left out; the start has its own.
+        precision: Of that training, see :func:`gmlvm.fit`; the start looks at small perturbations, in 32 bits.
         seed: Seed of everything, below 2^64 - 1.
         device: See :func:`gmlvm.fit`.
         progress: Show bars.
@@ -110,6 +116,16 @@ def learn_components(
 
     build = build or standard
     finder = build(GaussianMixturePrior.simplex(k, max(k - 1, d)))
+    training: dict[str, Any] = {
+        "steps": steps,
+        "schedule": cosine,
+        "batch_size": batch_size,
+        "precision": precision,
+        "seed": seed,
+        "device": device,
+    }
+    # What cannot be trained shows before the start, which takes minutes.
+    Run(finder, objective, data, **training)
     refining = InformationMaximisation() if even else InformationMaximisation(balance=0.0)
     start_discrete_encoder(
         finder,
@@ -134,7 +150,7 @@ def learn_components(
     model = build(prior)
     encoder = finder.discrete_encoder if len(kept) == k else keep_components(finder.discrete_encoder, kept)
     model.discrete_encoder = encoder.requires_grad_(False)
-    fit(model, objective, data, steps=steps, schedule=cosine, seed=seed, device=device, progress=progress)
+    fit(model, objective, data, progress=progress, **training)
     training_prior, own = model.prior, own_samples(model, seed=seed)
     fit_prior(model, data)
     return Learned(model, shares, kept, training_prior, own)

@@ -66,6 +66,13 @@ def test_it_is_the_five_steps_one_by_one(small_data, targets):
     assert torch.equal(found.training_prior.loc, model.prior.loc)
 
 
+def test_batches_and_precision_are_those_of_the_training(small_data, targets, monkeypatch):
+    seen = []
+    monkeypatch.setattr("gmlvm.recipe.fit", lambda *args, **more: (seen.append(more), fit(*args, **more))[1])
+    learn_components(small_data, 5, targets=targets, batch_size=50, precision="bf16-mixed", **STEPS)
+    assert [(more["batch_size"], more["precision"]) for more in seen] == [(50, "bf16-mixed")]
+
+
 def test_its_prior_is_that_of_the_codes(small_data, learned):
     again = copy.deepcopy(learned.model)
     fit_prior(again, small_data)
@@ -114,6 +121,8 @@ def test_what_it_gives_is_saved_like_any_other_with_components_left_out(small_da
         ({"relative_weight": -1.0}, ValueError, "relative_weight must be .* got -1"),
         ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
         ({"seed": -1}, ValueError, "seed must be"),
+        ({"batch_size": 401}, ValueError, "batch_size must be at most the 400 training images, got 401"),
+        ({"precision": "half"}, ValueError, "half"),
         ({"latent_dim": 0}, ValueError, "latent_dim must be at least 1, got 0"),
     ],
 )
