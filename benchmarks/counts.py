@@ -1,4 +1,4 @@
-"""What more images cost: the seconds of the teacher and the memory of the recipe, by their number.
+"""What more images cost, and larger ones: the seconds of the teacher and the memory of the recipe.
 
 ``python -m benchmarks.counts --json FILE`` measures, prints a table, and writes JSON.
 """
@@ -12,28 +12,30 @@ import torch
 
 from benchmarks.memory import in_new_process, peak_gigabytes
 from benchmarks.output import parse_output
+from benchmarks.sizes import scaled
 from experiments import digits
 from gmlvm import datasets, embedding, learn_components
 
-#: Images of MNIST.
-COUNTS = (5_000, 15_000, 60_000)
+#: How many images of MNIST, and the side that they are scaled to.
+SETS = ((5_000, 28), (15_000, 28), (60_000, 28), (15_000, 64))
 # UMAP is compiled when it is first called.
 _WARM_UP = 500
 # Of each training: the largest memory is needed from the first on.
 _STEPS = 20
 
 
-def of_count(count: int) -> dict[str, float]:
-    """The recipe with so many images, in a process that has done nothing else.
+def of_set(count: int, side: int) -> dict[str, float]:
+    """The recipe with such images, in a process that has done nothing else.
 
     Args:
         count: Images N.
+        side: Height and width.
 
     Returns:
         Seconds of the teacher, the seconds of one pass over all images by q_D, and the largest memory in gigabytes
         after the teacher and at the end, with Python and torch.
     """
-    images, k = datasets.mnist().train.images[:count], digits.SETTINGS["num_components"]
+    images, k = scaled(datasets.mnist().train.images[:count], 1, side), digits.SETTINGS["num_components"]
     data = datasets.from_arrays(images.numpy())
     embedding.teacher(images[:_WARM_UP], k)
     begun = time.perf_counter()
@@ -63,18 +65,18 @@ def table(found: dict[str, dict[str, float]]) -> Iterator[str]:
     """The lines of the table.
 
     Args:
-        found: What :func:`of_count` gives, by count.
+        found: What :func:`of_set` gives, by set.
     """
     yield f"{torch.get_num_threads()} threads"
-    yield f"{'images':>8}{'teacher, s':>14}{'grouping, s':>14}{'teacher, GB':>14}{'recipe, GB':>14}"
-    for count, row in found.items():
-        yield f"{count:>8}" + "".join(f"{value:14.1f}" for value in row.values())
+    yield f"{'images':16}{'teacher, s':>14}{'grouping, s':>14}{'teacher, GB':>14}{'recipe, GB':>14}"
+    for images, row in found.items():
+        yield f"{images:16}" + "".join(f"{value:14.1f}" for value in row.values())
 
 
 def main() -> None:
     """Measure, print, write."""
     output = parse_output("python -m benchmarks.counts", __doc__)
-    found = {str(count): in_new_process(of_count, count) for count in COUNTS}
+    found = {f"{count} x {side} x {side}": in_new_process(of_set, count, side) for count, side in SETS}
     print("\n".join(table(found)))
     output.write({"settings": {"threads": torch.get_num_threads(), "seed": 0, "steps": _STEPS}, "counts": found})
 

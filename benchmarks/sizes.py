@@ -19,7 +19,7 @@ from experiments import digits
 from gmlvm import GMLVM, Clusterer, InformationMaximisation, datasets
 
 #: Channels and sides.
-SIZES = ((1, 28), (3, 32), (3, 64))
+SIZES = ((1, 28), (3, 32), (1, 64), (3, 64))
 # Images to draw batches from.
 _COUNT = 1000
 _ROUNDS = 5
