@@ -80,10 +80,11 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.imbalance --output results/imbalance.json --methods ten
 	$(BIN)/python -m experiments.imbalance --output results/rare.json --seeds 0 \
 	    --methods "rare 1 5 9" "rare 2 6 0" "rare 3 7 1"
+	$(BIN)/python -m experiments.imbalance --output results/many.json --seeds 0 1 2 --methods many
 	$(BIN)/python -m experiments.causes --output results/causes.json
 	$(BIN)/python -m experiments.controls --output results/controls.json
 	$(BIN)/python -m experiments.unmatched --output results/unmatched.json
-	$(BIN)/python -m experiments.price --output results/price.json
+	$(BIN)/python -m experiments.price --output results/price.json --seeds 0 1 2
 	$(BIN)/python -m experiments.survival --output results/survival.json
 	$(BIN)/python -m experiments.ways_out --output results/ways_out.json
 	$(BIN)/python -m experiments.penalties --output results/penalties.json --seeds 0 1 2 --methods \
