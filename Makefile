@@ -56,7 +56,7 @@ colab: $(VENV)/ready ## write the chapters as plain notebooks for Colab, from wh
 	$(BIN)/jupyter-book build . --all -W -n --keep-going --builder custom --custom-builder colab
 	rm -rf colab && mkdir colab && cp -r _build/colab/book colab
 
-results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about nineteen hours on two cores)
+results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about twenty-two hours on two cores)
 	$(BIN)/python -m experiments.collapse --output results/collapse.json
 	$(BIN)/python -m experiments.wae_start --output results/wae_start.json \
 	    --methods "wae, beta 1" "wae, beta 10" "scratch, beta 1"
