@@ -24,7 +24,9 @@ book: $(BOOK) ## build the book and say where to open it
 pdf: $(BOOK) ## print the book, with a Chromium or Chrome that is installed
 	$(BIN)/python -m gmlvm_book.pdf _build/html _build/book.pdf
 
-test: lint types unit nbval pages ## everything: lint, types, unit tests, notebooks, the book's build and pages
+test: ## everything: lint, types, the book's build, unit tests, notebooks, pages
+	$(MAKE) -j2 lint types $(BOOK)
+	$(MAKE) unit nbval pages
 
 lint: $(VENV)/ready ## lint and format check of code and notebooks
 	$(BIN)/ruff check .

@@ -108,7 +108,7 @@ class InformationMaximisation(Objective):
         if self.shares is not None:
             check_shape("shares", self.shares, tuple(log_mean.shape), " (num_components,)")
             use = -categorical_kl(log_mean, self.shares.to(log_mean).log())
-        roughness = self.smoothness(model.discrete_encoder, x, generator)
+        roughness = self.smoothness(model.discrete_encoder, x, generator, log_probs)
         loss = self.smoothness.weight * roughness + self.weight * (conditional - self.balance * use)
         return InformationTerms(loss, roughness, conditional, entropy)
 
@@ -154,7 +154,7 @@ class Distillation(Objective):
         log_probs = model.discrete_encoder(x).log_softmax(1)  # (B, K)
         targets = check_shape("targets", self.targets, (None, log_probs.shape[1]), " (images, num_components)")
         cross_entropy = -(targets[batch.indices].to(log_probs) * log_probs).sum(1).mean()
-        roughness = self.smoothness(model.discrete_encoder, x, generator)
+        roughness = self.smoothness(model.discrete_encoder, x, generator, log_probs)
         return DistillationTerms(cross_entropy + self.smoothness.weight * roughness, cross_entropy, roughness)
 
 

@@ -42,7 +42,11 @@ class Smoothness(nn.Module):
         self.radius = None if radius is None else check_number("radius", radius, exclusive=True)
 
     def forward(
-        self, logits: Callable[[Tensor], Tensor], x: Tensor, generator: torch.Generator | None = None
+        self,
+        logits: Callable[[Tensor], Tensor],
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        log_probs: Tensor | None = None,
     ) -> Tensor:
         """The change of q_D under the worst perturbation, without the weight.
 
@@ -50,12 +54,13 @@ class Smoothness(nn.Module):
             logits: Maps images (B, ...) to logits (B, K).
             x: Images, floating point, (B, ...); two or more for a share.
             generator: Source of randomness, on the device of ``x``; torch's global one if left out.
+            log_probs: log q_D(k|x) where it is known, (B, K), so that the images go through the network once less.
 
         Returns:
             Nats, a scalar, mean over the batch.
         """
         radius = self.share * nearest_distance(x) if self.radius is None else self.radius
-        return virtual_adversarial_kl(logits, x, radius, generator)
+        return virtual_adversarial_kl(logits, x, radius, generator, log_probs)
 
     def extra_repr(self) -> str:
         """The settings for ``repr``."""
@@ -92,6 +97,7 @@ def virtual_adversarial_kl(
     x: Tensor,
     radius: float | Tensor = 2.0,
     generator: torch.Generator | None = None,
+    log_probs: Tensor | None = None,
 ) -> Tensor:
     r"""Change of a categorical distribution under the worst perturbation of its input.
 
@@ -108,12 +114,13 @@ def virtual_adversarial_kl(
         radius: Euclidean length of the perturbation, in units of x, positive; or one for each input, (B,), at least
             0.
         generator: Source of randomness, on the device of ``x``; torch's global one if left out.
+        log_probs: log q(.|x) where it is known, (B, K), so that x goes through ``logits`` once less.
 
     Returns:
         Nats, a scalar, mean over the batch, differentiable in the weights behind ``logits``.
 
     Raises:
-        ValueError: If ``radius`` is a number and not positive, or has another shape.
+        ValueError: If ``radius`` is a number and not positive, or it or ``log_probs`` has another shape.
 
     Source: Miyato et al. (2019), equations 5 to 13; chapter "Training the GM-WAE".
 
@@ -124,8 +131,8 @@ def virtual_adversarial_kl(
     if not isinstance(radius, Tensor):
         check_number("radius", radius, exclusive=True)
     with running_statistics_kept(logits):
-        with torch.no_grad():
-            target = logits(x).log_softmax(-1)
+        target = _held(logits, x) if log_probs is None else log_probs.detach()
+        check_shape("log_probs", target, (len(x), None), " (batch, num_components)")
         r = _worst(logits, x, target, radius, generator)
         return categorical_kl(target, logits(x + r).log_softmax(-1)).mean()
 
@@ -146,9 +153,12 @@ def worst_perturbation(
 
     Source: Miyato et al. (2019), equations 9 to 13.
     """
+    return _worst(logits, x, _held(logits, x), radius, generator)
+
+
+def _held(logits: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     with torch.no_grad():
-        target = logits(x).log_softmax(-1)
-    return _worst(logits, x, target, radius, generator)
+        return logits(x).log_softmax(-1)
 
 
 def _worst(

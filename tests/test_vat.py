@@ -83,6 +83,24 @@ def test_it_is_at_least_that_of_a_random_perturbation(curved, images):
     assert worst > rel_entr(p, q).sum(-1).mean(1).max()
 
 
+def test_what_is_known_of_the_images_is_not_asked_again_and_is_held_as_well(curved, images):
+    asked = []
+
+    def logits(x):
+        asked.append(x)
+        return curved(x)
+
+    expected = virtual_adversarial_kl(logits, images, 0.5, torch.Generator().manual_seed(0))
+    log_probs = curved(images).log_softmax(1)
+    got = virtual_adversarial_kl(logits, images, 0.5, torch.Generator().manual_seed(0), log_probs)
+    assert got == expected
+    assert len(asked) == 3 + 2
+    gradients = (torch.autograd.grad(change, curved.parameters()) for change in (expected, got))
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    with pytest.raises(ValueError, match=r"log_probs must have shape \(6, .*got \(2, 4\)"):
+        virtual_adversarial_kl(logits, images, 0.5, None, log_probs[:2])
+
+
 def test_its_length_is_2_if_nothing_is_said(curved, images):
     by_default = virtual_adversarial_kl(curved, images, generator=torch.Generator().manual_seed(0))
     assert by_default == virtual_adversarial_kl(curved, images, 2.0, torch.Generator().manual_seed(0))
