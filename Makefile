@@ -95,6 +95,7 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.weights --output results/weights.json
 	$(BIN)/python -m experiments.recipe --output results/recipe.json --seeds 0
 	$(BIN)/python -m experiments.choices --output results/choices.json --seeds 0
+	$(BIN)/python -m experiments.groupless --output results/groupless.json --seeds 0
 	$(BIN)/python -m experiments.widths --output results/widths.json
 	$(BIN)/python -m experiments.number --output results/number.json
 	$(BIN)/python -m experiments.paper --output results/paper_long.json --seeds 0 \

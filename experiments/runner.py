@@ -108,7 +108,15 @@ def _parse(
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description="run an experiment, write a result file")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help="seeds to run (default: %(default)s)")
-    parser.add_argument("--methods", choices=methods, nargs="+", default=list(methods), help="methods (default: all)")
+    known = "; ".join(methods).replace("%", "%%")
+    parser.add_argument(
+        "--methods",
+        choices=methods,
+        nargs="+",
+        default=list(methods),
+        metavar="METHOD",
+        help=f"of {known}; all if left out",
+    )
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--jobs", type=int, default=-1, help="runs at a time (default: one for each core)")
     place.add_argument(

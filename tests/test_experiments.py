@@ -23,6 +23,7 @@ from experiments import (
     digits,
     digits_vae,
     expectations,
+    groupless,
     imbalance,
     measures,
     new_encoder,
@@ -40,7 +41,18 @@ from experiments import (
     widths,
 )
 from experiments import weights as penalty_weights
-from gmlvm import GMLVM, MMD, VAE, WAE, Clusterer, GaussianMixturePrior, embedding, start_discrete_encoder, weights
+from gmlvm import (
+    GMLVM,
+    MMD,
+    VAE,
+    WAE,
+    Clusterer,
+    GaussianMixturePrior,
+    embedding,
+    learn_components,
+    start_discrete_encoder,
+    weights,
+)
 from gmlvm.enumeration import Dense, Truncated
 from gmlvm.networks import mlp_decoder
 from gmlvm.posterior import Posterior
@@ -694,6 +706,36 @@ def test_penalties_on_z_and_on_pairs_differ_in_nothing_else(small_runs, small_da
     assert seen == [(0.5 * small_data.total_variance, on) for on in ("codes", "pairs")]
     assert first | {"seconds": 0} == second | {"seconds": 0}  # the same objective was put in the place of both
     assert len(first["component_shares"]) == 4
+
+
+def test_groups_that_are_there_are_found_again(small_data, monkeypatch):
+    for name, value in {"numbers": [4, 5], "runs": 3, "refining_steps": 2, "steps": 5}.items():
+        monkeypatch.setitem(groupless.SETTINGS, name, value)
+    asked = []
+
+    def taught(data, k, **settings):
+        asked.append((k, settings["seed"]))
+        targets = nn.functional.one_hot(data.train.labels, k).float()
+        return learn_components(data, k, targets=targets, teaching_steps=60, **settings)
+
+    monkeypatch.setattr(groupless, "learn_components", taught)
+    found = groupless.learned_again(lambda: small_data)(1)
+    assert asked == [(k, seed) for k in (4, 5) for seed in (3, 4, 5)]
+    for k in ("4", "5"):
+        assert found[k]["left"] == [4, 4, 4]
+        assert found[k]["agreement"] > 0.9
+        assert [numbers["accuracy"] > 0.9 for numbers in found[k]["numbers"]] == [True] * 3
+
+
+def test_what_has_no_groups_is_of_one_kind():
+    assert set(groupless.one_digit().train.labels.tolist()) == {1}
+    discs = groupless.discs()
+    assert set(discs.test.labels.tolist()) == {0}
+    assert discs.class_names[0] == "disc"
+    means = [
+        data.train.images.double().mean(0).flatten() for data in (groupless.one_gaussian(), other_data.small_digits())
+    ]
+    assert torch.corrcoef(torch.stack(means))[0, 1] > 0.98  # not one: it is cut off at black and white
 
 
 def test_the_recipe_is_measured_before_and_after_its_prior_moves(small_data, monkeypatch):
