@@ -87,13 +87,16 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.controls --output results/controls.json
 	$(BIN)/python -m experiments.unmatched --output results/unmatched.json
 	$(BIN)/python -m experiments.price --output results/price.json --seeds 0 1 2
-	$(BIN)/python -m experiments.survival --output results/survival.json
+	$(BIN)/python -m experiments.survival --output results/survival.json --methods "mlp *"
+	$(BIN)/python -m experiments.survival --output results/survival_conv.json --methods "conv *"
 	$(BIN)/python -m experiments.ways_out --output results/ways_out.json
 	$(BIN)/python -m experiments.penalties --output results/penalties.json --seeds 0 1 2 --methods \
 	    "codes, weight 0.5" "codes, weight 2" "codes, weight 5" "codes, weight 20" \
 	    "pairs, weight 0.3" "pairs, weight 2" "pairs, weight 20"
 	$(BIN)/python -m experiments.weights --output results/weights.json
 	$(BIN)/python -m experiments.recipe --output results/recipe.json --seeds 0
+	$(BIN)/python -m experiments.recipe --output results/recipe_asked.json --seeds 0 \
+	    --methods "small digits, 15 asked" "imbalanced MNIST, 15 asked"
 	$(BIN)/python -m experiments.choices --output results/choices.json --seeds 0
 	$(BIN)/python -m experiments.groupless --output results/groupless.json --seeds 0
 	$(BIN)/python -m experiments.widths --output results/widths.json
@@ -110,6 +113,8 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.paper --output results/paper_exact.json --seeds 0 --methods "exact sum"
 	$(BIN)/python -m experiments.paper --output results/paper_more.json --seeds 0 --methods \
 	    2018-09 "2021, weight 1750" "narrow kernels" "q_C not matched" "ordinary start" "beta1 .9"
+	$(BIN)/python -m experiments.paper --output results/paper_weights.json --seeds 0 --methods \
+	    "weight 750" "five codes" "drawn sum, all decoded" "weight 450"
 	$(BIN)/python -m experiments.paper --output results/paper_after.json --seeds 0 --methods "VAE beta 10 after early WAE"
 	$(BIN)/python -m experiments.paper --output results/paper_whole.json --seeds 0 --methods "WAE, whole"
 	$(BIN)/python -m experiments.likelihoods --output results/likelihoods.json --seeds 0 --methods \

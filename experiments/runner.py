@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -108,14 +109,13 @@ def _parse(
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description="run an experiment, write a result file")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help="seeds to run (default: %(default)s)")
-    known = "; ".join(methods).replace("%", "%%")
+    known = "; ".join(methods)
     parser.add_argument(
         "--methods",
-        choices=methods,
         nargs="+",
-        default=list(methods),
+        default=["*"],
         metavar="METHOD",
-        help=f"of {known}; all if left out",
+        help=f"names, or patterns of names as a shell has them, of {known} (default: all)".replace("%", "%%"),
     )
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--jobs", type=int, default=-1, help="runs at a time (default: one for each core)")
@@ -130,6 +130,12 @@ def _parse(
         parser.error(f"no folder {arguments.output.parent} to write {arguments.output.name} to")
     if arguments.output.is_dir():
         parser.error(f"--output must be a file, {arguments.output} is a folder")
+    arguments.asked, arguments.methods = arguments.methods, []
+    for pattern in arguments.asked:
+        named = [name for name in methods if fnmatchcase(name, pattern)]
+        if not named:
+            parser.error(f"--methods must be of {known}; got {pattern}")
+        arguments.methods += named
     for name in ("seeds", "methods"):
         values = getattr(arguments, name)
         if len(set(values)) < len(values):
@@ -143,7 +149,7 @@ def _command(module: str, arguments: argparse.Namespace, methods: Mapping[str, M
     """The command that makes the file again."""
     command = f"python -m {module} --output {arguments.output.as_posix()} --seeds {' '.join(map(str, arguments.seeds))}"
     if arguments.methods != list(methods):
-        command += " --methods " + shlex.join(arguments.methods)
+        command += " --methods " + shlex.join(arguments.asked)
     return command + (f" --dask {arguments.dask}" if arguments.dask else "")
 
 

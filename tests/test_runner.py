@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -116,6 +117,40 @@ class TestWhatIsThereAlready:
             command({"square": square}, settings=settings)
         assert re.search(rf"was begun by another .*\({difference}\)", capsys.readouterr().err)
         assert part.read_bytes() == stopped
+
+
+class TestMethods:
+    METHODS = dict.fromkeys(("long, warm", "long, cold", "short, cold"), square)
+
+    @pytest.mark.parametrize(
+        ("asked", "named"),
+        [
+            (("short, cold",), [2]),
+            (("*, cold", "long, warm"), [1, 2, 0]),
+            (("long*",), [0, 1]),
+            (("*",), [0, 1, 2]),
+        ],
+    )
+    def test_are_named_or_matched(self, command, path, asked, named):
+        command(self.METHODS, "--seeds", 0, "--methods", *asked)
+        record = read_record(path)
+        assert list(record["runs"][0]) == ["seed", *(list(self.METHODS)[place] for place in named)]
+        written = shlex.split(record["command"])
+        assert ("--methods" in written) == (asked != ("*",))
+        assert written[-len(asked) :] == list(asked) or asked == ("*",)
+
+    @pytest.mark.parametrize(
+        ("asked", "reason"),
+        [
+            (("tepid",), r"--methods must be of long, warm; long, cold; short, cold; got tepid"),
+            (("long, cold", "*cold"), r"--methods must differ from each other"),
+        ],
+    )
+    def test_that_are_not_there_or_come_twice_are_refused(self, command, path, asked, reason, capsys):
+        with pytest.raises(SystemExit):
+            command(self.METHODS, "--methods", *asked)
+        assert re.search(reason, capsys.readouterr().err)
+        assert not path.exists()
 
 
 class TestADamagedFile:
