@@ -37,7 +37,7 @@ def four_numbers(model: GMLVM, data: ImageData) -> dict[str, Any]:
     """
     report = evaluate(model, data)
     return {
-        "information": report.mutual_information / report.component_entropy,
+        "information": report.mutual_information / max(report.component_entropy, 1e-9),  # none of one component
         "error": report.reconstruction_error / data.total_variance,
         "own_samples": float(own_samples(model).mean()),
         "mixing": measures.mixing(data, model, seed=0),
