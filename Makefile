@@ -58,7 +58,7 @@ colab: $(VENV)/ready ## write the chapters as plain notebooks for Colab, from wh
 	$(BIN)/jupyter-book build . --all -W -n --keep-going --builder custom --custom-builder colab
 	rm -rf colab && mkdir colab && cp -r _build/colab/book colab
 
-results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about twenty-two hours on two cores)
+results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about twenty-four hours on two cores)
 	$(BIN)/python -m experiments.collapse --output results/collapse.json
 	$(BIN)/python -m experiments.wae_start --output results/wae_start.json \
 	    --methods "wae, beta 1" "wae, beta 10" "scratch, beta 1"
@@ -98,7 +98,9 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.recipe --output results/recipe_asked.json --seeds 0 \
 	    --methods "small digits, 15 asked" "imbalanced MNIST, 15 asked"
 	$(BIN)/python -m experiments.choices --output results/choices.json --seeds 0
-	$(BIN)/python -m experiments.groupless --output results/groupless.json --seeds 0
+	$(BIN)/python -m experiments.groupless --output results/groupless.json --seeds 0 \
+	    --methods discs "small digits" "coloured shapes"
+	$(BIN)/python -m experiments.groupless --output results/groupless_one.json --seeds 0 --methods "one *"
 	$(BIN)/python -m experiments.widths --output results/widths.json
 	$(BIN)/python -m experiments.number --output results/number.json
 	$(BIN)/python -m experiments.paper --output results/paper_long.json --seeds 0 \
@@ -113,8 +115,7 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.paper --output results/paper_exact.json --seeds 0 --methods "exact sum"
 	$(BIN)/python -m experiments.paper --output results/paper_more.json --seeds 0 --methods \
 	    2018-09 "2021, weight 1750" "narrow kernels" "q_C not matched" "ordinary start" "beta1 .9"
-	$(BIN)/python -m experiments.paper --output results/paper_weights.json --seeds 0 --methods \
-	    "weight 750" "five codes" "drawn sum, all decoded" "weight 450"
+	$(BIN)/python -m experiments.paper --output results/paper_weights.json --seeds 0 --methods "weight 750"
 	$(BIN)/python -m experiments.paper --output results/paper_after.json --seeds 0 --methods "VAE beta 10 after early WAE"
 	$(BIN)/python -m experiments.paper --output results/paper_whole.json --seeds 0 --methods "WAE, whole"
 	$(BIN)/python -m experiments.likelihoods --output results/likelihoods.json --seeds 0 --methods \

@@ -54,8 +54,8 @@ def neighbour_embedding(images: Tensor | ArrayLike, seed: int = 0) -> Any:
         seed: Seed of the embedding, below 2^64, of which UMAP gets the last 32 bits.
 
     Returns:
-        The fitted ``umap.UMAP``: ``embedding_`` are the codes, (N, 10), and ``transform`` gives those of other images,
-        as :func:`as_rows` has them.
+        The fitted ``umap.UMAP``, whose ``embedding_`` are the codes, (N, 10), and whose ``transform`` gives those of
+        other images, as :func:`as_rows` has them.
 
     Raises:
         ImportError: If umap-learn is not there.

@@ -362,6 +362,14 @@ class TestBrowser:
         factor = prior.scale_tril[4].numpy()
         np.testing.assert_allclose(np.cov(codes, rowvar=False), factor @ factor.T, atol=0.2)
 
+    def test_a_test_image_chooses_its_component(self, page):
+        for image in page.locator('[data-touch="images"] button').all()[:4]:
+            image.click()
+            found = state(page)
+            assert found.k == int(np.argmax(found.probs))
+            pressed = page.locator('[data-touch="bars"] button[aria-pressed="true"]').all_inner_texts()
+            assert [text.split()[2] for text in pressed] == [str(found.k)]
+
     def test_others_are_drawn_when_asked(self, page):
         samples = '[data-touch="samples"] canvas >> nth=0'
         before = pixels(page, samples)

@@ -178,6 +178,7 @@
     Object.assign(state, { strokes: [], down: false, picked: i, image });
     update();
     say();
+    choose(likeliest(state.probs));
   }
 
   function build(models, images) {
