@@ -416,7 +416,7 @@ class GMLVM(Clusterer):
 
     @property
     def can_be_rebuilt(self) -> bool:
-        """Whether :meth:`load` can build what :meth:`save` writes, as it can for standard networks and priors, unchanged."""
+        """Whether :meth:`load` can build what :meth:`save` writes, as it can for standard networks and priors."""
         return self._recipe() is not None
 
     def _recipe(self) -> dict[str, Any] | None:
