@@ -59,7 +59,7 @@ def simplex_prior(variance: float) -> GaussianMixturePrior:
 
 
 def rate(steps: int) -> Callable[[float], float]:
-    """The paper's learning rate: a half from epoch 30 of 104 on, a fifth from epoch 50.
+    """The authors' learning rate: halved at epoch 30 of 104, by another five at epoch 50 and by ten at epoch 100.
 
     Args:
         steps: Length of the training, if not the paper's; the rate falls at the same steps.
@@ -70,7 +70,7 @@ def rate(steps: int) -> Callable[[float], float]:
 
     def factor(progress: float) -> float:
         epoch = 104 * progress * steps / LENGTHS["whole"]
-        return 1.0 if epoch < 30 else 0.5 if epoch < 50 else 0.2
+        return 1.0 if epoch < 30 else 0.5 if epoch < 50 else 0.1 if epoch < 100 else 0.01
 
     return factor
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from gmlvm.prior_fit import fit_prior
 from gmlvm.run import Run
 from gmlvm.start import start_discrete_encoder
 from gmlvm.training import fit
-from gmlvm.validation import check_number, check_positive_int, check_seed, check_type
+from gmlvm.validation import check_folder, check_number, check_positive_int, check_seed, check_type
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def learn_components(
     batch_size: int | None = None,
     precision: str = "32-true",
     seed: int = 0,
+    checkpoints: str | Path | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
 ) -> Learned:
@@ -71,6 +73,9 @@ def learn_components(
     (:func:`gmlvm.start_discrete_encoder`); components with hardly an image are left out
     (:func:`gmlvm.merging.keep_components`); the prior gets the shares of the others; the rest is trained as a
     :class:`gmlvm.WAE` with q_D frozen; and the prior moves to the codes (:func:`gmlvm.fit_prior`).
+
+    Ctrl-C in the start ends it with a ``KeyboardInterrupt``; in the training it ends that after its step, and the model
+    as it is then comes back.
 
     Args:
         data: Images; those of the training split are used.
@@ -88,6 +93,8 @@ def learn_components(
         batch_size: Images in a step of that training, 128 or as many as there are if left out; the start has its own.
         precision: Of that training, see :func:`gmlvm.fit`; the start looks at small perturbations, in 32 bits.
         seed: Seed of everything, below 2^64 - 1.
+        checkpoints: A folder, made if it is not there, to keep what is done in; called again after an interruption it
+            goes on from there. See :func:`gmlvm.start_discrete_encoder` and :func:`gmlvm.fit`.
         device: See :func:`gmlvm.fit`.
         progress: Show bars.
 
@@ -97,7 +104,8 @@ def learn_components(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If one is out of range or does not fit, no component is kept, or one that is kept has too few
-            images for a Gaussian.
+            images for a Gaussian; or if the checkpoints are damaged or of another training.
+        FileNotFoundError: If the folder around that of the checkpoints is not there.
         ImportError: If no targets are given and umap-learn is not there.
 
     Source: chapter "Choices".
@@ -114,6 +122,7 @@ def learn_components(
         shape, left, dim = data.image_shape, prior.num_components, prior.latent_dim
         return GMLVM.for_images(shape, left, dim, prior=prior, networks="deep", seed=seed)
 
+    folder = None if checkpoints is None else check_folder(checkpoints, "checkpoints")
     build = build or standard
     finder = build(GaussianMixturePrior.simplex(k, max(k - 1, d)))
     training: dict[str, Any] = {
@@ -135,6 +144,7 @@ def learn_components(
         teaching_steps=teaching_steps,
         refining_steps=refining_steps,
         seed=seed,
+        checkpoints=folder,
         device=device,
         progress=progress,
     )
@@ -150,7 +160,8 @@ def learn_components(
     model = build(prior)
     encoder = finder.discrete_encoder if len(kept) == k else keep_components(finder.discrete_encoder, kept)
     model.discrete_encoder = encoder.requires_grad_(False)
-    fit(model, objective, data, progress=progress, **training)
+    checkpoint = folder and folder / "training.safetensors"
+    fit(model, objective, data, checkpoint=checkpoint, progress=progress, **training)
     training_prior, own = model.prior, own_samples(model, seed=seed)
     fit_prior(model, data)
     return Learned(model, shares, kept, training_prior, own)

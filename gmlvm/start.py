@@ -3,20 +3,24 @@ r"""A start for the discrete encoder, so that components mean what images have i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gmlvm import embedding
+from gmlvm import embedding, storage
 from gmlvm.batches import whole_images
 from gmlvm.clusterer import Clusterer
 from gmlvm.clustering import Distillation, InformationMaximisation
-from gmlvm.history import History
+from gmlvm.history import INTERRUPTED, History
+from gmlvm.identity import differences, digest
 from gmlvm.objectives import Objective
 from gmlvm.run import Run
 from gmlvm.training import fit
-from gmlvm.validation import check_positive_int, check_seed, check_shape, check_type
+from gmlvm.validation import check_folder, check_positive_int, check_seed, check_shape, check_type
+
+_KIND = "teacher's probabilities"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ def start_discrete_encoder(
     batch_size: int = 256,
     learning_rate: float = 2e-3,
     seed: int = 0,
+    checkpoints: str | Path | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
 ) -> Start:
@@ -55,6 +60,8 @@ def start_discrete_encoder(
     images as can be (:class:`gmlvm.clustering.InformationMaximisation`). Whatever objective the model is trained with
     afterwards keeps this partition, if q_D stays smooth: give it ``smoothness=Smoothness(20.0)`` in squared pixel
     units, 100 in nats, or freeze the encoder, ``model.discrete_encoder.requires_grad_(False)``.
+
+    Ctrl-C ends it with a ``KeyboardInterrupt``: half of a start is none.
 
     Args:
         model: The model; prior, continuous encoder and decoder are left as they are.
@@ -68,6 +75,9 @@ def start_discrete_encoder(
         batch_size: Images in a step.
         learning_rate: Adam's, constant.
         seed: Seed of teacher, batches and perturbations, below 2^64 - 1.
+        checkpoints: A folder, made if it is not there, to keep what is done in: a start that was interrupted, and is
+            called again, goes on from there, and ends with the very weights of one that was not; see
+            :func:`gmlvm.fit`.
         device: See :func:`gmlvm.fit`.
         progress: Show a bar for each of the two trainings.
 
@@ -76,7 +86,8 @@ def start_discrete_encoder(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If one is out of range or does not fit.
+        ValueError: If one is out of range or does not fit, or the checkpoints are damaged or of another start.
+        FileNotFoundError: If the folder around that of the checkpoints is not there.
         ImportError: If no targets are given and umap-learn is not there.
 
     Source: Hu et al. (2017); McInnes et al. (2018); chapter "Components that mean digits".
@@ -91,13 +102,39 @@ def start_discrete_encoder(
     teaching_steps = check_positive_int("teaching_steps", teaching_steps)
     refining_steps = check_positive_int("refining_steps", refining_steps)
     refining = InformationMaximisation() if refining is None else refining
+    folder = None if checkpoints is None else check_folder(checkpoints, "checkpoints")
     # What cannot be trained shows before the teacher is asked, which takes minutes.
     Run(alone, refining, images, steps=refining_steps, seed=seed + 1, **settings)
     if targets is None:
-        targets = embedding.teacher(images, model.num_components, seed)
+        targets = _asked_once(images, model.num_components, seed, folder)
     check_shape("targets", targets, (len(images), model.num_components), " (images, num_components)")
-    settings["progress"] = progress
-    taught = fit(alone, Distillation(targets), images, steps=teaching_steps, seed=seed, **settings)
-    refined = fit(alone, refining, images, steps=refining_steps, seed=seed + 1, **settings)
+
+    def train(objective: Objective, steps: int, seed: int, name: str) -> History:
+        file = folder and folder / f"{name}.safetensors"
+        history = fit(alone, objective, images, steps=steps, seed=seed, checkpoint=file, progress=progress, **settings)
+        if history.stopped == INTERRUPTED:
+            raise KeyboardInterrupt(f"the {name} was interrupted after {history.steps} of {steps} steps")
+        return history
+
+    taught = train(Distillation(targets), teaching_steps, seed, "teaching")
+    refined = train(refining, refining_steps, seed + 1, "refining")
     model.to(alone.device)
     return Start(targets, taught, refined)
+
+
+def _asked_once(images: Tensor, num_components: int, seed: int, folder: Path | None) -> Tensor:
+    """What the teacher says, from the folder if it was asked before."""
+    if folder is None:
+        return embedding.teacher(images, num_components, seed)
+    file, asked = (
+        folder / "teacher.safetensors",
+        {"images": digest(images), "num_components": num_components, "seed": seed},
+    )
+    if file.exists():
+        header, tensors = storage.read(file, _KIND)
+        if unlike := differences(header["asked"], asked):
+            raise ValueError(f"{file} belongs to another start ({unlike}); delete it or name another folder")
+        return tensors["targets"]
+    targets = embedding.teacher(images, num_components, seed)
+    storage.write(file, _KIND, {"asked": asked}, {"targets": targets})
+    return targets

@@ -52,6 +52,18 @@ def check_path(path: str | Path, what: str) -> Path:
     return path
 
 
+def check_folder(path: str | Path, what: str) -> Path:
+    """Return a folder to write in, with ``~`` for the home folder, made if the one around it is there.
+
+    Raises:
+        FileNotFoundError: If that is not there; ``what`` names the folder in the message.
+        FileExistsError: If it is a file.
+    """
+    path = check_path(path, what)
+    path.mkdir(exist_ok=True)
+    return path
+
+
 def check_number(
     name: str, value: Any, minimum: float = 0.0, maximum: float = math.inf, *, exclusive: bool = False
 ) -> float:

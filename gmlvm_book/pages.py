@@ -1,8 +1,8 @@
 """What the built pages need beyond the theme: an extension of Sphinx.
 
 Equations by KaTeX, from ``assets/katex``; only the icons that are used; a description and a preview picture of each
-page; ids that occur once; links to PyTorch and NumPy; links back from source code that lead somewhere; references that
-a screen reader can read.
+page; ids that occur once; no line that ends before a %; links to PyTorch and NumPy; links back from source code that
+lead somewhere; references that a screen reader can read.
 """
 
 from __future__ import annotations
@@ -49,6 +49,17 @@ def describe(document: nodes.document) -> str:
             text = " ".join(paragraph.astext().split())
             return text if len(text) <= _DESCRIPTION else text[: _DESCRIPTION - 1].rsplit(" ", 1)[0] + " …"
     return ""
+
+
+def keep_percents(document: nodes.document) -> None:
+    """No line ends between a number and its %: the number is often a glued one, a node of its own.
+
+    Args:
+        document: The page, changed in place; code stays as it is.
+    """
+    for text in [*document.findall(nodes.Text)]:
+        if " %" in text and not isinstance(text.parent, nodes.literal | nodes.literal_block):
+            text.parent.replace(text, nodes.Text(text.replace(" %", "\N{NO-BREAK SPACE}%")))
 
 
 def keep_icons(script: str, used: set[str]) -> str:
@@ -156,6 +167,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         app.add_js_file(f"katex/{script}", loading_method="defer")
     app.connect("missing-reference", _elsewhere)
     app.connect("doctree-resolved", _unique_ids)
+    app.connect("doctree-resolved", lambda app, document, docname: keep_percents(document))
     app.connect("html-page-context", _page)
     app.connect("build-finished", _icons)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,7 +5,7 @@ from docutils.frontend import get_default_settings
 from docutils.parsers.rst import Parser
 from docutils.utils import new_document
 
-from gmlvm_book.pages import describe, keep_icons
+from gmlvm_book.pages import describe, keep_icons, keep_percents
 
 GLASS = '"magnifying-glass":[512,512,[128269,"search"],"f002","M1 2z"],'
 ROCKET, SUN = 'rocket:[512,512,[],"f135",["M3","M4"]],', 'sun:[512,512,[9728],"f185","M5z"]'
@@ -27,6 +27,13 @@ def test_long_descriptions_end_between_words():
     text = describe(document("word " * 60))
     assert len(text) <= 200
     assert text == " ".join(["word"] * 39 + ["…"])
+
+
+def test_a_percent_sign_stays_beside_its_number_but_not_in_code():
+    page = document("Of 5 % or *7* % take ``n % 5``.\n\n::\n\n    n % 10")
+    keep_percents(page)
+    assert page[0][1].astext() == "Of 5\xa0% or 7\xa0% take n % 5."
+    assert page[0][2].astext() == "n % 10"
 
 
 def test_icons_that_are_used_are_kept_by_any_of_their_names():

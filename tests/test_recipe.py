@@ -5,6 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from small_runs import Stop, same_weights
+from test_start import cut_off
 from torch import nn
 
 from gmlvm import (
@@ -113,6 +115,21 @@ def test_what_it_gives_is_saved_like_any_other_with_components_left_out(small_da
     )
 
 
+@pytest.mark.parametrize("after", [30, 62, 80])
+def test_what_was_cut_off_goes_on_with_nothing_lost(small_data, targets, learned, tmp_path, monkeypatch, after):
+    settings = {"targets": targets, "checkpoints": tmp_path / "learned", **STEPS}
+    with monkeypatch.context() as patch:
+        cut_off(patch, after)
+        with pytest.raises(Stop):
+            learn_components(small_data, 5, **settings)
+        steps = cut_off(patch, -1)
+        again = learn_components(small_data, 5, **settings)
+    assert len(steps) < 60 + 3 + 30
+    assert same_weights(again.model, learned.model)
+    np.testing.assert_array_equal(again.shares, learned.shares)
+    np.testing.assert_array_equal(again.own_samples, learned.own_samples)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
@@ -123,6 +140,7 @@ def test_what_it_gives_is_saved_like_any_other_with_components_left_out(small_da
         ({"seed": -1}, ValueError, "seed must be"),
         ({"batch_size": 401}, ValueError, "batch_size must be at most the 400 training images, got 401"),
         ({"precision": "half"}, ValueError, "half"),
+        ({"checkpoints": "no/learned"}, FileNotFoundError, "no folder no to write the checkpoints learned to"),
         ({"latent_dim": 0}, ValueError, "latent_dim must be at least 1, got 0"),
     ],
 )

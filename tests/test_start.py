@@ -1,10 +1,12 @@
 """The start of the discrete encoder: taught, then refined; and nothing else of the model touched."""
 
 import copy
+import signal
 
 import numpy as np
 import pytest
 import torch
+from small_runs import Stop, same_weights
 from test_embedding import found, three_groups
 from torch import nn
 
@@ -14,6 +16,7 @@ from gmlvm import (
     Distillation,
     GaussianMixturePrior,
     InformationMaximisation,
+    Run,
     datasets,
     embedding,
     fit,
@@ -146,6 +149,85 @@ def test_the_teacher_is_asked_with_the_images_as_uint8_their_number_of_groups_an
     assert start.targets is targets
 
 
+# A start takes minutes: what is done of it is kept.
+
+
+@pytest.fixture
+def asked(targets, monkeypatch):
+    """Counts how often the teacher is asked."""
+    asked = []
+    monkeypatch.setattr(embedding, "teacher", lambda *arguments: asked.append(arguments) or targets)
+    return asked
+
+
+def cut_off(monkeypatch, after):
+    """The power fails after so many steps."""
+    steps, whole = [], Run.step
+
+    def step(run):
+        if len(steps) == after:
+            raise Stop
+        steps.append(run)
+        return whole(run)
+
+    monkeypatch.setattr(Run, "step", step)
+    return steps
+
+
+@pytest.mark.parametrize("after", [0, 1, 39, 40, 41, 59])
+def test_a_start_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(
+    images, asked, tmp_path, monkeypatch, after
+):
+    whole, model = new_model(), new_model()
+    once = start_discrete_encoder(whole, images, seed=3, **SETTINGS)
+    with monkeypatch.context() as patch:
+        cut_off(patch, after)
+        with pytest.raises(Stop):
+            start_discrete_encoder(new_model(), images, seed=3, checkpoints=tmp_path / "start", **SETTINGS)
+        steps = cut_off(patch, -1)
+        start = start_discrete_encoder(model, images, seed=3, checkpoints=tmp_path / "start", **SETTINGS)
+    assert len(asked) == 2  # once by each of the two starts
+    assert len(steps) == (60 - after if after in (0, 1, 40, 41) else 59 if after == 39 else 19)
+    assert same_weights(model, whole)
+    np.testing.assert_array_equal(start.taught["loss"], once.taught["loss"])
+    np.testing.assert_array_equal(start.refined["loss"], once.refined["loss"])
+    assert torch.equal(start.targets, once.targets)
+
+
+class Pressed(InformationMaximisation):
+    """Ctrl-C is pressed while the fifth step is being taken, once."""
+
+    _calls = 0
+
+    def terms(self, model, batch, generator):
+        Pressed._calls += 1
+        if Pressed._calls == 6:  # the first call is the probe of the checkpoint
+            signal.raise_signal(signal.SIGINT)
+        return super().terms(model, batch, generator)
+
+
+@pytest.mark.usefixtures("terminal", "asked")
+def test_ctrl_c_ends_a_start_with_nothing_lost(images, tmp_path):
+    whole, model = new_model(), new_model()
+    Pressed._calls = 10
+    start_discrete_encoder(whole, images, refining=Pressed(), **SETTINGS)
+    settings = SETTINGS | {"refining": Pressed(), "checkpoints": tmp_path}
+    Pressed._calls = 0
+    with pytest.raises(KeyboardInterrupt, match="the refining was interrupted after 5 of 20 steps"):
+        start_discrete_encoder(new_model(), images, **settings)
+    start_discrete_encoder(model, images, **settings)
+    assert same_weights(model, whole)
+
+
+def test_checkpoints_of_another_start_are_refused(images, asked, tmp_path):
+    start_discrete_encoder(new_model(), images, checkpoints=tmp_path, **SETTINGS)
+    with pytest.raises(ValueError, match=r"teacher.safetensors belongs to another start \(images: .* there"):
+        start_discrete_encoder(new_model(), 255 - images, checkpoints=tmp_path, **SETTINGS)
+    with pytest.raises(ValueError, match=r"teacher.safetensors belongs to another start \(seed: 0 there, 1 here\)"):
+        start_discrete_encoder(new_model(), images, seed=1, checkpoints=tmp_path, **SETTINGS)
+    assert len(asked) == 1
+
+
 # Bad input shows before the teacher, which takes minutes, has begun.
 
 
@@ -172,6 +254,8 @@ def test_the_teacher_is_asked_with_the_images_as_uint8_their_number_of_groups_an
             r"targets must have shape .*, got \(299, 3\)",
         ),
         ({"targets": torch.ones(300, 3)}, ValueError, "targets must be probabilities, with rows that sum to one"),
+        ({"checkpoints": "no/start"}, FileNotFoundError, "no folder no to write the checkpoints start to"),
+        ({"checkpoints": __file__}, FileExistsError, "test_start"),
         ({"targets": [[1.0, 0.0, 0.0]] * 300}, TypeError, "targets must be a torch.Tensor, got list"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
