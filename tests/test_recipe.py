@@ -1,6 +1,7 @@
 """From images to components in one call: what the five steps do, and what they must not do."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -122,7 +123,8 @@ def test_what_was_cut_off_goes_on_with_nothing_lost(small_data, targets, learned
         cut_off(patch, after)
         with pytest.raises(Stop):
             learn_components(small_data, 5, **settings)
-        steps = cut_off(patch, -1)
+    with monkeypatch.context() as patch:
+        steps = cut_off(patch, math.inf)
         again = learn_components(small_data, 5, **settings)
     assert len(steps) < 60 + 3 + 30
     assert same_weights(again.model, learned.model)

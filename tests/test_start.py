@@ -1,6 +1,7 @@
 """The start of the discrete encoder: taught, then refined; and nothing else of the model touched."""
 
 import copy
+import math
 import signal
 
 import numpy as np
@@ -184,7 +185,8 @@ def test_a_start_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(
         cut_off(patch, after)
         with pytest.raises(Stop):
             start_discrete_encoder(new_model(), images, seed=3, checkpoints=tmp_path / "start", **SETTINGS)
-        steps = cut_off(patch, -1)
+    with monkeypatch.context() as patch:
+        steps = cut_off(patch, math.inf)
         start = start_discrete_encoder(model, images, seed=3, checkpoints=tmp_path / "start", **SETTINGS)
     assert len(asked) == 2  # once by each of the two starts
     assert len(steps) == (60 - after if after in (0, 1, 40, 41) else 59 if after == 39 else 19)
@@ -201,7 +203,7 @@ class Pressed(InformationMaximisation):
 
     def terms(self, model, batch, generator):
         Pressed._calls += 1
-        if Pressed._calls == 6:  # the first call is the probe of the checkpoint
+        if Pressed._calls == 7:  # two calls are for the checkpoints before and after the first step
             signal.raise_signal(signal.SIGINT)
         return super().terms(model, batch, generator)
 
