@@ -115,7 +115,8 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.paper --output results/paper_exact.json --seeds 0 --methods "exact sum"
 	$(BIN)/python -m experiments.paper --output results/paper_more.json --seeds 0 --methods \
 	    2018-09 "2021, weight 1750" "narrow kernels" "q_C not matched" "ordinary start" "beta1 .9"
-	$(BIN)/python -m experiments.paper --output results/paper_weights.json --seeds 0 --methods "weight 750"
+	$(BIN)/python -m experiments.paper --output results/paper_weights.json --seeds 0 \
+	    --methods "weight 450" "weight 750" "five codes"
 	$(BIN)/python -m experiments.paper --output results/paper_after.json --seeds 0 --methods "VAE beta 10 after early WAE"
 	$(BIN)/python -m experiments.paper --output results/paper_whole.json --seeds 0 --methods "WAE, whole"
 	$(BIN)/python -m experiments.likelihoods --output results/likelihoods.json --seeds 0 --methods \
