@@ -109,15 +109,17 @@ def start_discrete_encoder(
         targets = _asked_once(images, model.num_components, seed, folder)
     check_shape("targets", targets, (len(images), model.num_components), " (images, num_components)")
 
-    def train(objective: Objective, steps: int, seed: int, name: str) -> History:
-        file = folder and folder / f"{name}.safetensors"
+    def train(part: str, objective: Objective, steps: int, seed: int, begun: str = "") -> History:
+        file = folder and folder / f"{part}{begun}.safetensors"
         history = fit(alone, objective, images, steps=steps, seed=seed, checkpoint=file, progress=progress, **settings)
         if history.stopped == INTERRUPTED:
-            raise KeyboardInterrupt(f"the {name} was interrupted after {history.steps} of {steps} steps")
+            raise KeyboardInterrupt(f"the {part} was interrupted after {history.steps} of {steps} steps")
         return history
 
-    taught = train(Distillation(targets), teaching_steps, seed, "teaching")
-    refined = train(refining, refining_steps, seed + 1, "refining")
+    taught = train("teaching", Distillation(targets), teaching_steps, seed)
+    # The file's name has what it begins with: after another teaching there is another.
+    weights = "-" + digest(*alone.state_dict().values())
+    refined = train("refining", refining, refining_steps, seed + 1, weights)
     model.to(alone.device)
     return Start(targets, taught, refined)
 
@@ -126,10 +128,8 @@ def _asked_once(images: Tensor, num_components: int, seed: int, folder: Path | N
     """What the teacher says, from the folder if it was asked before."""
     if folder is None:
         return embedding.teacher(images, num_components, seed)
-    file, asked = (
-        folder / "teacher.safetensors",
-        {"images": digest(images), "num_components": num_components, "seed": seed},
-    )
+    file = folder / "teacher.safetensors"
+    asked = {"images": digest(images), "num_components": num_components, "seed": seed}
     if file.exists():
         header, tensors = storage.read(file, _KIND)
         if unlike := differences(header["asked"], asked):

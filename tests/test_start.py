@@ -221,6 +221,15 @@ def test_ctrl_c_ends_a_start_with_nothing_lost(images, tmp_path):
     assert same_weights(model, whole)
 
 
+@pytest.mark.usefixtures("asked")
+def test_a_longer_teaching_is_followed_by_a_refining_of_its_own(images, tmp_path):
+    whole, model, longer = new_model(), new_model(), SETTINGS | {"teaching_steps": 45}
+    start_discrete_encoder(whole, images, **longer)
+    for settings in (SETTINGS, longer):
+        start_discrete_encoder(model, images, checkpoints=tmp_path, **settings)
+    assert same_weights(model, whole)
+
+
 def test_checkpoints_of_another_start_are_refused(images, asked, tmp_path):
     start_discrete_encoder(new_model(), images, checkpoints=tmp_path, **SETTINGS)
     with pytest.raises(ValueError, match=r"teacher.safetensors belongs to another start \(images: .* there"):
