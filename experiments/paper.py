@@ -327,7 +327,7 @@ METHODS |= {
 METHODS |= {
     f"VAE beta {beta:g} after {length} WAE": vae_after_wae(length, beta)
     for beta in (10.0, 1.0)
-    for length in ("short", "early", "late")
+    for length in ("short", "early", "late", "whole")
 }
 
 
