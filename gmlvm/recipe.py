@@ -75,7 +75,7 @@ def learn_components(
     :class:`gmlvm.WAE` with q_D frozen; and the prior moves to the codes (:func:`gmlvm.fit_prior`).
 
     Ctrl-C in the start ends it with a ``KeyboardInterrupt``; in the training it ends that after its step, and the model
-    as it is then comes back.
+    as it is then comes back, with its prior fitted.
 
     Args:
         data: Images; those of the training split are used.
