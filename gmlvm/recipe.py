@@ -122,7 +122,6 @@ def learn_components(
         shape, left, dim = data.image_shape, prior.num_components, prior.latent_dim
         return GMLVM.for_images(shape, left, dim, prior=prior, networks="deep", seed=seed)
 
-    folder = None if checkpoints is None else check_folder(checkpoints, "checkpoints")
     build = build or standard
     finder = build(GaussianMixturePrior.simplex(k, max(k - 1, d)))
     training: dict[str, Any] = {
@@ -135,6 +134,7 @@ def learn_components(
     }
     # What cannot be trained shows before the start, which takes minutes.
     Run(finder, objective, data, **training)
+    folder = None if checkpoints is None else check_folder(checkpoints, "checkpoints")
     refining = InformationMaximisation() if even else InformationMaximisation(balance=0.0)
     start_discrete_encoder(
         finder,

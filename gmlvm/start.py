@@ -102,9 +102,9 @@ def start_discrete_encoder(
     teaching_steps = check_positive_int("teaching_steps", teaching_steps)
     refining_steps = check_positive_int("refining_steps", refining_steps)
     refining = InformationMaximisation() if refining is None else refining
-    folder = None if checkpoints is None else check_folder(checkpoints, "checkpoints")
     # What cannot be trained shows before the teacher is asked, which takes minutes.
     Run(alone, refining, images, steps=refining_steps, seed=seed + 1, **settings)
+    folder = None if checkpoints is None else check_folder(checkpoints, "checkpoints")
     if targets is None:
         targets = _asked_once(images, model.num_components, seed, folder)
     check_shape("targets", targets, (len(images), model.num_components), " (images, num_components)")
