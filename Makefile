@@ -119,6 +119,8 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	    --methods "weight 450" "weight 750" "five codes"
 	$(BIN)/python -m experiments.paper --output results/paper_after.json --seeds 0 --methods "VAE beta 10 after early WAE"
 	$(BIN)/python -m experiments.paper --output results/paper_whole.json --seeds 0 --methods "WAE, whole"
+	$(BIN)/python -m experiments.paper --output results/paper_after_whole.json --seeds 0 \
+	    --methods "VAE beta 10 after whole WAE"
 	$(BIN)/python -m experiments.likelihoods --output results/likelihoods.json --seeds 0 --methods \
 	    "one Gaussian, static" "mixture, static" "mixture, start of q_D, static" "mixture, after the WAE, static" \
 	    "one Gaussian, dynamic" "mixture, dynamic" "mixture, start of q_D, dynamic" "mixture, after the WAE, dynamic"
