@@ -117,9 +117,9 @@ def start_discrete_encoder(
         return history
 
     taught = train("teaching", Distillation(targets), teaching_steps, seed)
-    # The file's name has what it begins with: after another teaching there is another.
-    weights = "-" + digest(*alone.state_dict().values())
-    refined = train("refining", refining, refining_steps, seed + 1, weights)
+    # The file's name has the weights that it begins with: after another teaching there is another.
+    begun = "-" + digest(*alone.state_dict().values()) if folder else ""
+    refined = train("refining", refining, refining_steps, seed + 1, begun)
     model.to(alone.device)
     return Start(targets, taught, refined)
 
