@@ -26,21 +26,22 @@ _HEADER: dict[str, Any] = {
 
 @contextmanager
 def owned(path: Path) -> Iterator[None]:
-    """Keep other processes from the checkpoint at ``path``, and clear what killed writers have left beside it.
+    """Keep other processes from the file at ``path``, and clear what killed writers have left beside it.
 
     The operating system ends the ownership with the process, however that ends.
 
     Args:
-        path: The checkpoint.
+        path: The file, there or not.
 
     Raises:
         BlockingIOError: If another process has it.
+        OSError: If nothing can be written beside it.
     """
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise BlockingIOError(f"another process trains with the checkpoint {path}; name another file") from None
+        raise BlockingIOError(f"another process works with {path}; wait for it, or name another file") from None
     try:
         storage.remove_partial(path)
         yield

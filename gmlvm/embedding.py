@@ -144,5 +144,8 @@ def teacher(images: Tensor | ArrayLike, num_components: int, seed: int = 0) -> T
         TypeError: If ``num_components`` or ``seed`` is not an integer.
         ValueError: If one of them is out of range, or there are too few images.
     """
+    count = len(torch.as_tensor(images))
+    if check_positive_int("num_components", num_components) > count:  # before minutes are spent
+        raise ValueError(f"num_components must be at most the {count} images, got {num_components}")
     codes = neighbour_embedding(images, seed).embedding_.astype(np.float64)
     return torch.from_numpy(likeliest_mixture(codes, num_components, seed).predict_proba(codes)).float()

@@ -81,8 +81,8 @@ def log_likelihood(
     tolerance = check_number("tolerance", tolerance)
     if tolerance >= 1:
         raise ValueError(f"tolerance must be below 1, or no component is left, got {tolerance}")
-    images = torch.as_tensor(images)
-    if images.ndim == 0 or len(images) == 0:
+    images = model._images(images)
+    if len(images) == 0:
         raise ValueError(f"images must have shape (N, C, H, W), N at least 1, got {tuple(images.shape)}")
     batch = max(1, check_positive_int("codes_at_once", codes_at_once) // model.num_components)
     generator = torch.Generator(model.device).manual_seed(check_seed("seed", seed))

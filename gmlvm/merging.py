@@ -50,7 +50,7 @@ def boundary_flow(
     check_type("model", model, Clusterer)
     k = model.num_components
     check_number("share", share, exclusive=True)
-    flow, mass, images = np.zeros((k, k)), np.zeros(k), torch.as_tensor(images)
+    flow, mass, images = np.zeros((k, k)), np.zeros(k), model._images(images)
     count, generator = len(images), torch.Generator(model.device).manual_seed(check_seed("seed", seed))
     batches = max(1, count // check_positive_int("batch_size", batch_size, minimum=2))
     with inference(model):

@@ -35,7 +35,8 @@ def fit_prior(model: GMLVM, data: Any, covariance: str = "full", *, batch_size: 
     Args:
         model: The model, which gets the prior; its networks are left as they are.
         data: An :class:`gmlvm.datasets.ImageData`, of which the training split is used, or images as an array or
-            tensor; more than D of each component.
+            tensor. A Gaussian that stands for a handful of them says little: see ``least_share`` of
+            :func:`gmlvm.learn_components`.
         covariance: ``"diagonal"`` or ``"full"``.
         batch_size: Images encoded at once.
 
@@ -44,7 +45,7 @@ def fit_prior(model: GMLVM, data: Any, covariance: str = "full", *, batch_size: 
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If one is out of range, or a component has too few images for a Gaussian.
+        ValueError: If one is out of range, or a component has no images.
 
     Source: Bishop (2006), section 9.3.1; chapter "Components that mean digits".
     """

@@ -15,6 +15,8 @@ from torch import Tensor
 from gmlvm.clustering import InformationMaximisation
 from gmlvm.datasets import ImageData
 from gmlvm.generation import own_samples
+from gmlvm.history import History
+from gmlvm.identity import digest
 from gmlvm.merging import keep_components
 from gmlvm.model import GMLVM
 from gmlvm.objectives import WAE
@@ -33,6 +35,7 @@ class Learned:
 
     Attributes:
         model: The model, its discrete encoder frozen and its prior fitted to the codes.
+        history: The terms of its training as a WAE; ``history.stopped`` says whether that was interrupted.
         shares: Share of the training images in each component that was asked for, shape (K,).
         kept: Those of them that the model has, in order, G of them.
         training_prior: The prior before it was fitted, that of the training.
@@ -41,6 +44,7 @@ class Learned:
     """
 
     model: GMLVM = field(repr=False)
+    history: History = field(repr=False)
     shares: NDArray[np.float64]
     kept: tuple[int, ...]
     training_prior: Prior = field(repr=False)
@@ -75,7 +79,7 @@ def learn_components(
     :class:`gmlvm.WAE` with q_D frozen; and the prior moves to the codes (:func:`gmlvm.fit_prior`).
 
     Ctrl-C in the start ends it with a ``KeyboardInterrupt``; in the training it ends that after its step, and the model
-    as it is then comes back, with its prior fitted.
+    as it is then comes back, with its prior fitted, and ``history.stopped`` says so.
 
     Args:
         data: Images; those of the training split are used.
@@ -83,7 +87,8 @@ def learn_components(
         even: Whether groups are of equal size. If not, an even use is not asked for, and components may end empty.
         targets: Probabilities of another teacher, in the order of the images, shape (N, K).
         build: Makes a model around a prior, called once for the start, with K components, and once for the training,
-            with those that are kept. The ``"deep"`` networks of :meth:`GMLVM.for_images` if left out.
+            with those that are kept. Its prior may be another, with as many components and the same weights. The
+            ``"deep"`` networks of :meth:`GMLVM.for_images` if left out.
         latent_dim: Dimension D of a code, at least 1; one less than the components where that is more.
         least_share: Components with at most this share of the images are left out, in [0, 1).
         relative_weight: Weight of the penalty in units of the data's total variance, at least 0.
@@ -94,7 +99,8 @@ def learn_components(
         precision: Of that training, see :func:`gmlvm.fit`; the start looks at small perturbations, in 32 bits.
         seed: Seed of everything, below 2^64 - 1.
         checkpoints: A folder, made if it is not there, to keep what is done in; called again after an interruption it
-            goes on from there. See :func:`gmlvm.start_discrete_encoder` and :func:`gmlvm.fit`.
+            goes on from there, with the weights that the folder has, whatever ``build`` gives. See
+            :func:`gmlvm.start_discrete_encoder` and :func:`gmlvm.fit`.
         device: See :func:`gmlvm.fit`.
         progress: Show bars.
 
@@ -103,10 +109,13 @@ def learn_components(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If one is out of range or does not fit, no component is kept, or one that is kept has too few
-            images for a Gaussian; or if the checkpoints are damaged or of another training.
-        FileNotFoundError: If the folder around that of the checkpoints is not there.
+        ValueError: If one is out of range or does not fit, what ``build`` gives has another prior's weights, or no
+            component is kept; or if the checkpoints are damaged or of another training.
         ImportError: If no targets are given and umap-learn is not there.
+        KeyboardInterrupt: If Ctrl-C was pressed in the start.
+        BlockingIOError: If another process works in the folder of the checkpoints.
+        OSError: If that folder can't be made or written to.
+        FloatingPointError: See :func:`gmlvm.fit`.
 
     Source: chapter "Choices".
     """
@@ -122,8 +131,21 @@ def learn_components(
         shape, left, dim = data.image_shape, prior.num_components, prior.latent_dim
         return GMLVM.for_images(shape, left, dim, prior=prior, networks="deep", seed=seed)
 
-    build = build or standard
-    finder = build(GaussianMixturePrior.simplex(k, max(k - 1, d)))
+    def built(components: int, logits: Tensor) -> GMLVM:
+        prior = GaussianMixturePrior.simplex(components, max(components - 1, d), logits=logits)
+        model = (build or standard)(prior)
+        check_type("what build gives", model, GMLVM)
+        found = model.prior.logits.softmax(0).to(prior.probs)
+        if found.shape != prior.probs.shape or not torch.allclose(found, prior.probs):
+            # q_D is frozen with these shares, and a penalty on pairs would ask for others.
+            weights = ", ".join(f"{weight:.2g}" for weight in found.tolist())
+            raise ValueError(
+                f"what build gives must have the {components} weights of the prior that it is given, got {weights}"
+            )
+        return model
+
+    # Weights that are not all alike, so that a build which ignores them shows before the start.
+    finder = built(k, torch.linspace(0.0, 0.1, k))
     training: dict[str, Any] = {
         "steps": steps,
         "schedule": cosine,
@@ -133,7 +155,7 @@ def learn_components(
         "device": device,
     }
     # What cannot be trained shows before the start, which takes minutes.
-    Run(finder, objective, data, **training)
+    Run(finder, objective, data, **training).rehearse()
     folder = None if checkpoints is None else check_folder(checkpoints, "checkpoints")
     refining = InformationMaximisation() if even else InformationMaximisation(balance=0.0)
     start_discrete_encoder(
@@ -154,14 +176,14 @@ def learn_components(
         raise ValueError(
             f"no component has more than least_share={least_share} of the images, the largest {max(shares):.2g}"
         )
-    prior = GaussianMixturePrior.simplex(
-        len(kept), max(len(kept) - 1, d), logits=torch.tensor(np.log(shares[list(kept)]))
-    )
-    model = build(prior)
+    model = built(len(kept), torch.tensor(np.log(shares[list(kept)])))
     encoder = finder.discrete_encoder if len(kept) == k else keep_components(finder.discrete_encoder, kept)
     model.discrete_encoder = encoder.requires_grad_(False)
-    checkpoint = folder and folder / "training.safetensors"
-    fit(model, objective, data, checkpoint=checkpoint, progress=progress, **training)
+    checkpoint = None
+    if folder is not None:  # after another start there is another training
+        begun = digest(*encoder.state_dict().values(), model.prior.logits)
+        checkpoint = folder / f"training-{begun}.safetensors"
+    history = fit(model, objective, data, checkpoint=checkpoint, progress=progress, **training)
     training_prior, own = model.prior, own_samples(model, seed=seed)
     fit_prior(model, data)
-    return Learned(model, shares, kept, training_prior, own)
+    return Learned(model, history, shares, kept, training_prior, own)

@@ -252,7 +252,19 @@ class Run:
         self.look()
         columns = np.array(self._known).reshape(-1, len(self.terms)).T if self.terms else ()
         terms = {name: column.copy() for name, column in zip(self.terms, columns, strict=True)}
-        return History(terms, seconds, str(self.device), "" if self.done == self.steps else self.stopped)
+        # Who pressed Ctrl-C in the last step wants what comes after it to end as well.
+        stopped = "" if self.done == self.steps and self.stopped != INTERRUPTED else self.stopped
+        return History(terms, seconds, str(self.device), stopped)
+
+    def rehearse(self) -> None:
+        """Compute the terms and their gradients once, on noise: what cannot be trained shows, and nothing is changed.
+
+        Raises:
+            TypeError: If the objective gives no terms by name.
+            ValueError: If the terms are no scalars, or the loss is not first.
+            Exception: Whatever model and objective raise.
+        """
+        self._probe()
 
     def save(self, path: str | Path, seconds: float = 0.0) -> None:
         """Write everything that a run needs to go on.
@@ -337,9 +349,16 @@ class Run:
         return float(header["seconds"])
 
     def _described(self) -> dict[str, Any]:
-        """The settings, with a digest of the data, which takes a while and is needed with a checkpoint alone."""
+        """The settings, with digests that take a while and are needed with a checkpoint alone.
+
+        They are of the data, and of what is frozen: it is what it was at the start, and no step makes it that again.
+        """
         if "data" not in self._settings:
             self._settings["data"] = self._batches.describe()
+            parts = tuple(f"model.{name}." for name, part in self.model.named_children() if _is_frozen(part))
+            frozen: dict[str, Tensor] = {n: p for n, p in self._module.named_parameters() if n not in self._trained}
+            frozen |= {n: b for n, b in self._module.named_buffers() if n.startswith(parts)}
+            self._settings["values"] |= {name: digest(tensor) for name, tensor in frozen.items()}
         return self._settings
 
     def _unlike(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection
 from numbers import Integral, Real
 from pathlib import Path
@@ -45,22 +46,31 @@ def check_path(path: str | Path, what: str) -> Path:
 
     Raises:
         FileNotFoundError: If it is not; ``what`` names the file in the message.
+        IsADirectoryError: If a folder is there in place of the file.
     """
-    path = Path(path).expanduser()
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write the {what} {path.name} to")
+    path = _in_a_folder(path, what)
+    if path.is_dir():
+        raise IsADirectoryError(f"the {what} must be a file, {path} is a folder")
     return path
 
 
 def check_folder(path: str | Path, what: str) -> Path:
-    """Return a folder to write in, with ``~`` for the home folder, made if the one around it is there.
+    """Return a folder to write in, with ``~`` for the home folder, if it is there or can be made in one that is.
 
     Raises:
         FileNotFoundError: If that is not there; ``what`` names the folder in the message.
-        FileExistsError: If it is a file.
+        FileExistsError: If something else than a folder is there.
     """
-    path = check_path(path, what)
-    path.mkdir(exist_ok=True)
+    path = _in_a_folder(path, what)
+    if os.path.lexists(path) and not path.is_dir():
+        raise FileExistsError(f"the {what} must be in a folder, {path} is none")
+    return path
+
+
+def _in_a_folder(path: str | Path, what: str) -> Path:
+    path = Path(path).expanduser()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write the {what} {path.name} to")
     return path
 
 

@@ -347,9 +347,23 @@ def encoder(kind=Edited):
     return kind(nn.Flatten(), nn.Linear(30, 4))
 
 
-def frozen(part):
-    model = new_model()
+def frozen(part, seed=1):
+    model = new_model(seed)
     getattr(model, part).requires_grad_(False)
+    return model
+
+
+def one_frozen(value=0.1):
+    """Of whose discrete encoder one weight is frozen, and the others are trained."""
+    model = new_model()
+    torch.nn.init.constant_(model.discrete_encoder[-1].bias.requires_grad_(False), value)
+    return model
+
+
+def frozen_norm(mean=0.1):
+    """Whose discrete encoder is frozen with a batch norm that has seen images of a certain mean."""
+    model = own_model()
+    model.discrete_encoder.requires_grad_(False)[2].running_mean.fill_(mean)
     return model
 
 
@@ -420,6 +434,15 @@ OTHERS = {
     "frozen part": ({}, {"model": lambda: frozen("decoder")}, r"model decoder\.\d\.\w+: .* here.*frozen here"),
     "other frozen part": (
         {"model": lambda: frozen("decoder")}, {"model": lambda: frozen("discrete_encoder")}, "frozen"
+    ),
+    "frozen weights": (
+        {"model": lambda: frozen("decoder")}, {"model": lambda: frozen("decoder", seed=2)}, r"values model\.decoder\."
+    ),
+    "one frozen weight": (
+        {"model": one_frozen}, {"model": lambda: one_frozen(0.2)}, r"values model\.discrete_encoder\.\d\.bias: "
+    ),
+    "what a frozen batch norm has seen": (
+        {"model": frozen_norm}, {"model": lambda: frozen_norm(0.2)}, r"values model\.discrete_encoder\.2\.running_mean"
     ),
     "tanh for relu": (
         {"model": own_model}, {"model": lambda: own_model(activation=nn.Tanh)},
@@ -791,7 +814,7 @@ def test_a_second_process_with_the_same_checkpoint_is_refused_and_the_first_lose
     run(whole, images, batch_size=16)
     start_second = {5: lambda _: answers.append(python(SECOND, path, tmp_path / "images.pt"))}
     run(first, images, batch_size=16, checkpoint=path, checkpoint_every=4, callbacks=start_second)
-    assert answers[0].stdout == f"another process trains with the checkpoint {path}; name another file\n"
+    assert answers[0].stdout == f"another process works with {path}; wait for it, or name another file\n"
     assert same_weights(whole, first)
     assert run(own_model(), images, batch_size=16, checkpoint=path, callbacks=raise_stop).steps == 12
 
@@ -802,7 +825,7 @@ def test_a_second_run_clears_nothing_of_what_the_first_is_writing(small_data, pa
 
     def a_second_comes(descriptor):
         writes.append(len(list(path.parent.glob("*.partial"))))
-        with pytest.raises(BlockingIOError, match="another process trains with the checkpoint"):
+        with pytest.raises(BlockingIOError, match="another process works with"):
             run(own_model(), small_data, checkpoint=path)
 
     monkeypatch.setattr(storage.os, "fsync", a_second_comes)

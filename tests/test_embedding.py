@@ -162,3 +162,19 @@ def test_the_teacher_finds_the_groups_of_images():
     assert (probs.numpy().argmax(1) == np.array(order)[groups]).all()
     assert torch.equal(teacher(images, 3, seed=2), probs)
     assert torch.equal(teacher(images.flatten(1).numpy(), 3, seed=2), probs)
+
+
+@pytest.mark.parametrize(
+    ("num_components", "error", "message"),
+    [
+        (0, ValueError, "num_components must be at least 1, got 0"),
+        (31, ValueError, "num_components must be at most the 30 images, got 31"),
+        ("3", TypeError, "num_components must be an integer, got '3'"),
+    ],
+)
+def test_a_number_of_groups_out_of_range_is_refused_before_minutes_are_spent(
+    monkeypatch, num_components, error, message
+):
+    monkeypatch.setattr("gmlvm.embedding.neighbour_embedding", pytest.fail)
+    with pytest.raises(error, match=message):
+        teacher(three_groups(30)[0].numpy(), num_components)

@@ -178,6 +178,14 @@ def test_grey_images_have_no_bernoulli_likelihood(images):
         log_likelihood(new_model(2), images / 2)
 
 
+@pytest.mark.parametrize(
+    "given", [lambda x: x.bool().numpy(), lambda x: (255 * x).byte().numpy()[:, 0], lambda x: x.tolist()]
+)
+def test_images_may_come_in_any_form(images, given):
+    model = new_model(2)
+    np.testing.assert_array_equal(log_likelihood(model, given(images), 5), log_likelihood(model, images, 5))
+
+
 def test_only_a_model_with_a_decoder_has_one(images):
     with pytest.raises(TypeError, match="model must be of type GMLVM"):
         log_likelihood(nn.Identity(), images)

@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 import torch
 from small_runs import Stop, same_weights
+from test_embedding import three_groups
 from test_start import cut_off
 from torch import nn
 
 from gmlvm import (
     GMLVM,
     WAE,
+    Clusterer,
     GaussianMixturePrior,
     InformationMaximisation,
+    Run,
+    datasets,
     evaluate,
     fit,
     fit_prior,
@@ -107,6 +111,71 @@ def test_networks_of_ones_own_are_built_for_the_start_and_for_what_is_kept(small
     assert torch.equal(found.training_prior.loc, priors[1].loc)
 
 
+def whatever_its_weights(prior):
+    return GMLVM.for_images((1, 8, 8), prior.num_components, prior.latent_dim, networks="mlp")
+
+
+def one_more(prior):
+    return GMLVM.for_images((1, 8, 8), prior.num_components + 1, prior.latent_dim)
+
+
+def no_decoder(prior):
+    return Clusterer(nn.Sequential(nn.Flatten(), nn.Linear(64, prior.num_components)), (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (whatever_its_weights, ValueError, r"must have the 3 weights of the prior .*, got 0\.33, 0\.33, 0\.33"),
+        (one_more, ValueError, r"must have the 3 weights of the prior .*, got 0\.25, 0\.25, 0\.25, 0\.25"),
+        (no_decoder, TypeError, "what build gives must be of type GMLVM, got Clusterer"),
+    ],
+)
+def test_a_model_that_is_not_built_around_its_prior_is_refused_before_any_work(monkeypatch, build, error, message):
+    data = datasets.from_arrays(three_groups(40)[0])
+    monkeypatch.setattr("gmlvm.recipe.start_discrete_encoder", lambda *_, **__: pytest.fail("work was begun"))
+    with pytest.raises(error, match=message):
+        learn_components(data, 3, build=build, **STEPS)
+
+
+def test_a_prior_of_another_kind_may_have_the_weights_that_are_given(small_data, targets):
+    def build(prior):
+        k, d = prior.num_components, prior.latent_dim
+        own = GaussianMixturePrior.simplex(k, d, 8.0, logits=prior.logits, learn=("loc", "weights"))
+        return GMLVM.for_images(small_data.image_shape, k, d, prior=own)
+
+    found = learn_components(small_data, 5, targets=targets, build=build, **STEPS)
+    assert found.training_prior.loc.requires_grad
+
+
+def test_a_longer_start_is_followed_by_a_training_of_its_own(small_data, targets, tmp_path):
+    settings = {"targets": targets, **STEPS}
+    learn_components(small_data, 5, checkpoints=tmp_path, **settings)
+    longer = settings | {"refining_steps": 6}
+    found, whole = (learn_components(small_data, 5, checkpoints=at, **longer) for at in (tmp_path, None))
+    assert same_weights(found.model, whole.model)
+
+
+def test_that_its_training_was_interrupted_it_says(small_data, targets, monkeypatch):
+    take = Run.step
+
+    def step(run):
+        if isinstance(run.objective, WAE) and run.done == 4:
+            run.stop("interrupted")
+        return take(run)
+
+    monkeypatch.setattr(Run, "step", step)
+    found = learn_components(small_data, 5, targets=targets, **STEPS)
+    assert (found.history.steps, found.history.stopped) == (5, "interrupted")
+
+
+def test_of_fewer_images_than_a_batch_all_are_taken():
+    images, groups = three_groups(90)
+    data = datasets.from_arrays(images)
+    targets = nn.functional.one_hot(torch.tensor(groups), 3).float()
+    assert learn_components(data, 3, targets=targets, **STEPS).history.steps == 30
+
+
 def test_what_it_gives_is_saved_like_any_other_with_components_left_out(small_data, learned, tmp_path):
     assert len(learned.kept) < 5
     learned.model.save(tmp_path / "model.safetensors")
@@ -128,6 +197,7 @@ def test_what_was_cut_off_goes_on_with_nothing_lost(small_data, targets, learned
         again = learn_components(small_data, 5, **settings)
     assert len(steps) < 60 + 3 + 30
     assert same_weights(again.model, learned.model)
+    np.testing.assert_array_equal(again.history["loss"], learned.history["loss"])
     np.testing.assert_array_equal(again.shares, learned.shares)
     np.testing.assert_array_equal(again.own_samples, learned.own_samples)
 

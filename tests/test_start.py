@@ -13,6 +13,7 @@ from torch import nn
 
 from gmlvm import (
     GMLVM,
+    WAE,
     Clusterer,
     Distillation,
     GaussianMixturePrior,
@@ -203,7 +204,7 @@ class Pressed(InformationMaximisation):
 
     def terms(self, model, batch, generator):
         Pressed._calls += 1
-        if Pressed._calls == 7:  # two calls are for the checkpoints before and after the first step
+        if Pressed._calls == 8:  # three calls are for the rehearsal and the checkpoints around the first step
             signal.raise_signal(signal.SIGINT)
         return super().terms(model, batch, generator)
 
@@ -219,6 +220,28 @@ def test_ctrl_c_ends_a_start_with_nothing_lost(images, tmp_path):
         start_discrete_encoder(new_model(), images, **settings)
     start_discrete_encoder(model, images, **settings)
     assert same_weights(model, whole)
+
+
+@pytest.mark.usefixtures("terminal", "asked")
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_ctrl_c_leaves_the_model_as_it_was_and_ends_a_start_even_in_its_last_step(images, tmp_path, checkpoints):
+    class PressedLast(Pressed):
+        def terms(self, model, batch, generator):
+            PressedLast._steps += model.training and torch.is_grad_enabled()
+            if PressedLast._steps == last:
+                signal.raise_signal(signal.SIGINT)
+            return InformationMaximisation.terms(self, model, batch, generator)
+
+    # Besides the steps there are the rehearsal, and the checkpoints before and after the first.
+    last = 20 + (3 if checkpoints else 1)
+    PressedLast._steps = 0
+    model = new_model().train()
+    before = copy.deepcopy(model.state_dict())
+    settings = SETTINGS | {"refining": PressedLast(), "checkpoints": tmp_path if checkpoints else None}
+    with pytest.raises(KeyboardInterrupt, match="the refining was interrupted after 20 of 20 steps"):
+        start_discrete_encoder(model, images, **settings)
+    assert same_weights(model, before)
+    assert model.discrete_encoder.training
 
 
 @pytest.mark.usefixtures("asked")
@@ -237,6 +260,42 @@ def test_checkpoints_of_another_start_are_refused(images, asked, tmp_path):
     with pytest.raises(ValueError, match=r"teacher.safetensors belongs to another start \(seed: 0 there, 1 here\)"):
         start_discrete_encoder(new_model(), images, seed=1, checkpoints=tmp_path, **SETTINGS)
     assert len(asked) == 1
+
+
+def test_a_second_process_is_refused_while_the_teacher_is_asked_and_the_first_loses_nothing(
+    images, targets, tmp_path, monkeypatch
+):
+    def teacher(*arguments):
+        with pytest.raises(BlockingIOError, match=r"another process works with .*teacher\.safetensors"):
+            start_discrete_encoder(new_model(), images, seed=1, checkpoints=tmp_path, **SETTINGS)
+        return targets
+
+    (tmp_path / ".teacher.safetensors.killed.partial").touch()
+    monkeypatch.setattr(embedding, "teacher", teacher)
+    model, whole = new_model(), new_model()
+    start_discrete_encoder(model, images, checkpoints=tmp_path, **SETTINGS)
+    start_discrete_encoder(whole, images, targets=targets, **SETTINGS)
+    assert same_weights(model, whole)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_that_nothing_can_be_written_shows_before_the_teacher_is_asked(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding, "teacher", pytest.fail)
+
+    def refuse(*_, **__):
+        raise PermissionError("no place to write")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)  # who runs the tests may write everywhere
+    with pytest.raises(PermissionError, match="no place to write"):
+        start_discrete_encoder(new_model(), images, checkpoints=tmp_path, **SETTINGS)
+
+
+def test_of_fewer_images_than_a_batch_all_are_taken(images, targets):
+    settings = SETTINGS | {"teaching_steps": 2, "refining_steps": 2}
+    models = [new_model(), new_model()]
+    start_discrete_encoder(models[0], images[:90], targets=targets[:90], **settings | {"batch_size": None})
+    start_discrete_encoder(models[1], images[:90], targets=targets[:90], **settings | {"batch_size": 90})
+    assert same_weights(*models)
 
 
 # Bad input shows before the teacher, which takes minutes, has begun.
@@ -266,19 +325,22 @@ def test_checkpoints_of_another_start_are_refused(images, asked, tmp_path):
         ),
         ({"targets": torch.ones(300, 3)}, ValueError, "targets must be probabilities, with rows that sum to one"),
         ({"checkpoints": "no/start"}, FileNotFoundError, "no folder no to write the checkpoints start to"),
-        ({"checkpoints": __file__}, FileExistsError, "test_start"),
+        ({"checkpoints": __file__}, FileExistsError, "checkpoints must be in a folder, .*test_start.py is none"),
+        ({"refining": WAE(1.0)}, AttributeError, "Clusterer"),
+        ({"refining": InformationMaximisation(shares=torch.tensor([0.5, 0.5]))}, ValueError, "shares must have shape"),
         ({"targets": [[1.0, 0.0, 0.0]] * 300}, TypeError, "targets must be a torch.Tensor, got list"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
-def test_bad_input_is_refused_before_any_work(images, monkeypatch, arguments, error, message):
+def test_bad_input_is_refused_before_any_work(images, tmp_path, monkeypatch, arguments, error, message):
     def work(*arguments, **settings):
         raise AssertionError("the teacher was asked")
 
     monkeypatch.setattr(embedding, "teacher", work)
     model = arguments.get("model", new_model())
     before = copy.deepcopy(model.state_dict())
-    settings = {"model": model, "data": images} | SETTINGS | arguments
+    settings = {"model": model, "data": images, "checkpoints": tmp_path / "start"} | SETTINGS | arguments
     with pytest.raises(error, match=message):
         start_discrete_encoder(**settings)
+    assert not list(tmp_path.iterdir())
     assert all(map(torch.equal, model.state_dict().values(), before.values()))

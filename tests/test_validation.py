@@ -52,6 +52,19 @@ def test_a_path_is_in_the_home_folder_if_it_starts_with_a_tilde(tmp_path, monkey
         validation.check_path("~/none/a.bin", "model")
 
 
+def test_a_file_is_no_folder_and_a_folder_no_file(tmp_path):
+    file, link = tmp_path / "a", tmp_path / "b"
+    file.touch()
+    link.symlink_to(tmp_path / "none")
+    for path in (file, link):
+        with pytest.raises(FileExistsError, match=f"the runs must be in a folder, {path} is none"):
+            validation.check_folder(path, "runs")
+    with pytest.raises(IsADirectoryError, match=f"the model must be a file, {tmp_path} is a folder"):
+        validation.check_path(tmp_path, "model")
+    assert validation.check_folder(tmp_path / "new", "runs") == tmp_path / "new"
+    assert validation.check_folder(tmp_path, "runs") == tmp_path
+
+
 def test_shapes_are_compared_where_they_are_given():
     tensor = torch.zeros(2, 3)
     assert validation.check_shape("x", tensor, (None, 3)) is tensor
