@@ -98,6 +98,7 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.recipe --output results/recipe_asked.json --seeds 0 \
 	    --methods "small digits, 15 asked" "imbalanced MNIST, 15 asked"
 	$(BIN)/python -m experiments.choices --output results/choices.json --seeds 0
+	$(BIN)/python -m experiments.choices --output results/choices_more.json --seeds 1 2
 	$(BIN)/python -m experiments.groupless --output results/groupless.json --seeds 0 \
 	    --methods discs "small digits" "coloured shapes"
 	$(BIN)/python -m experiments.groupless --output results/groupless_one.json --seeds 0 --methods "one *"
@@ -113,6 +114,9 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.paper --output results/paper_pairs.json --seeds 0 1 2 --methods pairs
 	$(BIN)/python -m experiments.paper --output results/paper_pairs_third.json --seeds 0 --methods "pairs, third"
 	$(BIN)/python -m experiments.paper --output results/paper_exact.json --seeds 0 --methods "exact sum"
+	$(BIN)/python -m experiments.paper --output results/paper_drawn.json --seeds 0 --methods "drawn sum, all decoded"
+	$(BIN)/python -m experiments.paper --output results/paper_vae_10.json --seeds 0 --methods "VAE beta 10, whole"
+	$(BIN)/python -m experiments.paper --output results/paper_vae_1.json --seeds 0 --methods "VAE beta 1"
 	$(BIN)/python -m experiments.paper --output results/paper_more.json --seeds 0 --methods \
 	    2018-09 "2021, weight 1750" "narrow kernels" "q_C not matched" "ordinary start" "beta1 .9"
 	$(BIN)/python -m experiments.paper --output results/paper_weights.json --seeds 0 \

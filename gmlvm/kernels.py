@@ -210,7 +210,7 @@ class Gaussian(Kernel):
     Its tails are light: codes far from everything feel next to no pull.
 
     Args:
-        bandwidths: The :math:`l_s`, in units of z, at least one, positive.
+        bandwidths: The widths :math:`l_s`, not squared, in units of z, at least one, positive.
 
     Raises:
         ValueError: If there is no bandwidth, or one is not positive.

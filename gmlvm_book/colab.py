@@ -91,7 +91,9 @@ class ColabBuilder(Builder):
             record = read_record(path)
             seconds = record["seconds"].get(Path(page).stem)
             if seconds is not None:
-                sentences.append(f"All cells took {_duration(seconds)} on {record['machine']}.")
+                threads = record["settings"]["threads"]
+                counted = "one thread" if threads == 1 else f"{threads} threads"
+                sentences.append(f"All cells took {_duration(seconds)} on {counted} of {record['machine']}.")
         return "> " + " ".join(sentences)
 
     def _label(self, docname: str, node: nodes.Element) -> str:

@@ -1,8 +1,8 @@
 """What the built pages need beyond the theme: an extension of Sphinx.
 
 Equations by KaTeX, from ``assets/katex``; only the icons that are used; a description and a preview picture of each
-page; ids that occur once; no line that ends before a %; links to PyTorch and NumPy; links back from source code that
-lead somewhere; references that a screen reader can read.
+page; ids that occur once; no line that ends before a %; tables that a phone shows in blocks; links to PyTorch and
+NumPy; links back from source code that lead somewhere; references that a screen reader can read.
 """
 
 from __future__ import annotations
@@ -62,6 +62,20 @@ def keep_percents(document: nodes.document) -> None:
             text.parent.replace(text, nodes.Text(text.replace(" %", "\N{NO-BREAK SPACE}%")))
 
 
+def head_cells(document: nodes.document) -> None:
+    """In tables of class ``in-blocks``, whose rows a phone shows as blocks, each cell says what its column is.
+
+    Args:
+        document: The page, changed in place.
+    """
+    for table in document.findall(nodes.table):
+        if "in-blocks" in table["classes"]:
+            heads = [entry.astext() for head in table.findall(nodes.thead) for entry in head.findall(nodes.entry)]
+            for row in (row for body in table.findall(nodes.tbody) for row in body.findall(nodes.row)):
+                for head, entry in zip(heads[1:], row.children[1:], strict=True):
+                    entry.insert(0, nodes.inline("", head, classes=["cell-head"]))
+
+
 def keep_icons(script: str, used: set[str]) -> str:
     """The script of Font Awesome with the icons that are used, and no others.
 
@@ -99,6 +113,11 @@ def _unique_ids(app: Sphinx, document: nodes.document, docname: str) -> None:
     for node in document.findall(nodes.Element):
         seen.update(node["ids"])
         node["ids"] = [f"{name}-{seen[name]}" if seen[name] > 1 else name for name in node["ids"]]
+
+
+def _in_blocks(app: Sphinx, document: nodes.document, docname: str) -> None:
+    if app.builder.format == "html":
+        head_cells(document)
 
 
 def _page(app: Sphinx, pagename: str, template: str, context: dict[str, Any], document: nodes.document | None) -> None:
@@ -168,6 +187,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("missing-reference", _elsewhere)
     app.connect("doctree-resolved", _unique_ids)
     app.connect("doctree-resolved", lambda app, document, docname: keep_percents(document))
+    app.connect("doctree-resolved", _in_blocks)
     app.connect("html-page-context", _page)
     app.connect("build-finished", _icons)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -151,13 +151,13 @@ class TestPlainNotebooks:
     @pytest.mark.parametrize(("seconds", "words"), [(44.6, "45 seconds"), (170.0, "3 minutes"), (None, "")])
     def test_say_how_long_they_take_where_it_was_measured(self, seconds, words, tmp_path):
         (tmp_path / "results").mkdir()
-        figures = {"seconds": {} if seconds is None else {"a": seconds}}
+        figures = {"settings": {"threads": 1, "seed": 0}, "seconds": {} if seconds is None else {"a": seconds}}
         write_record(tmp_path / "results" / "chapters.json", "python -m benchmarks.chapters", figures)
         builder = ColabBuilder.__new__(ColabBuilder)
         builder.srcdir = tmp_path
         builder.config = SimpleNamespace(html_title="A book", html_baseurl="https://example.org")
         about = builder._about("https://example.org/book/a.html", trains=False)
-        assert f"All cells took {words} on " in about if words else "took" not in about
+        assert f"All cells took {words} on one thread of " in about if words else "took" not in about
 
     def test_are_small(self):
         assert sum(path.stat().st_size for path in PLAIN.iterdir()) < 8_000_000  # pictures with twice the dots
