@@ -91,7 +91,8 @@ def fit(
             every step; or functions by the number of steps after which they are called, 0 for before the first. With
             :meth:`Run.stop` they end the training.
         checkpoint: A file to save the run to and, if it is there, to go on from; a run that goes on ends
-            with the very weights of one that was never stopped. Callbacks of steps already done are not
+            with the very weights of one that was never stopped. It goes on from the weights in the file, whatever
+            those of the model that are trained; frozen ones must be the same. Callbacks of steps already done are not
             called again. A finished run is extended by asking for more steps. An empty file beside it, with a name
             that ends in ``.lock``, keeps others away.
         checkpoint_every: Steps between saves.
