@@ -83,6 +83,8 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m experiments.imbalance --output results/rare.json --seeds 0 \
 	    --methods "rare 1 5 9" "rare 2 6 0" "rare 3 7 1"
 	$(BIN)/python -m experiments.imbalance --output results/many.json --seeds 0 1 2 --methods many
+	$(BIN)/python -m experiments.imbalance --output results/unequal_shapes.json --seeds 0 1 2 \
+	    --methods "unequal shapes"
 	$(BIN)/python -m experiments.causes --output results/causes.json
 	$(BIN)/python -m experiments.controls --output results/controls.json
 	$(BIN)/python -m experiments.unmatched --output results/unmatched.json
