@@ -58,7 +58,7 @@ colab: $(VENV)/ready ## write the chapters as plain notebooks for Colab, from wh
 	$(BIN)/jupyter-book build . --all -W -n --keep-going --builder custom --custom-builder colab
 	rm -rf colab && mkdir colab && cp -r _build/colab/book colab
 
-results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about twenty-four hours on two cores)
+results: $(VENV)/ready ## make the committed files under results/ and the trained models again (about twenty-eight hours on two cores)
 	$(BIN)/python -m experiments.collapse --output results/collapse.json
 	$(BIN)/python -m experiments.wae_start --output results/wae_start.json \
 	    --methods "wae, beta 1" "wae, beta 10" "scratch, beta 1"
@@ -137,7 +137,7 @@ results: $(VENV)/ready ## make the committed files under results/ and the traine
 	$(BIN)/python -m benchmarks.groups --json results/seconds.json
 	$(BIN)/python -m benchmarks.sizes --json results/sizes.json
 	$(BIN)/python -m benchmarks.counts --json results/counts.json
-	$(BIN)/python -m benchmarks.chapters --json results/chapters.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.chapters --json results/chapters.json
 
 bench: $(VENV)/ready ## measure how fast training is against a plain version, the start of q_D beside its peers, and what larger images and more of them cost (about half an hour on two cores)
 	$(BIN)/python -m benchmarks
