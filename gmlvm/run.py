@@ -205,8 +205,6 @@ class Run:
                 batch = self._batches.draw(self.generator)
                 with self._fabric.no_backward_sync(self._loss, enabled=part < self.accumulate):
                     terms = _named(self._loss(batch, self.generator))
-                    if not terms["loss"].requires_grad:
-                        raise ValueError("the loss does not depend on any parameter that is trained")
                     self._fabric.backward(terms["loss"] / self.accumulate if self.accumulate > 1 else terms["loss"])
             if self.terms and list(terms) != list(self.terms):
                 names = f"{', '.join(terms)} after {', '.join(self.terms)}"
@@ -261,7 +259,7 @@ class Run:
 
         Raises:
             TypeError: If the objective gives no terms by name.
-            ValueError: If the terms are no scalars, or the loss is not first.
+            ValueError: If the terms are no scalars, the loss is not first, or it does not depend on what is trained.
             Exception: Whatever model and objective raise.
         """
         self._probe()
@@ -458,6 +456,8 @@ def _named(terms: Terms) -> dict[str, Tensor]:
     if next(iter(named), None) != "loss" or any(getattr(term, "ndim", None) != 0 for term in named.values()):
         shapes = {name: tuple(getattr(term, "shape", "?")) for name, term in named.items()}
         raise ValueError(f"an objective must give scalar tensors by name, loss first; got shapes {shapes}")
+    if not named["loss"].requires_grad:
+        raise ValueError("the loss does not depend on any parameter that is trained")
     return named
 
 

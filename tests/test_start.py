@@ -18,6 +18,7 @@ from gmlvm import (
     Distillation,
     GaussianMixturePrior,
     InformationMaximisation,
+    Objective,
     Run,
     datasets,
     embedding,
@@ -301,6 +302,13 @@ def test_of_fewer_images_than_a_batch_all_are_taken(images, targets):
 # Bad input shows before the teacher, which takes minutes, has begun.
 
 
+class Idle(Objective):
+    """Has nothing to do with the model."""
+
+    def terms(self, model, batch, generator):
+        return {"loss": torch.zeros(())}
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -327,6 +335,7 @@ def test_of_fewer_images_than_a_batch_all_are_taken(images, targets):
         ({"checkpoints": "no/start"}, FileNotFoundError, "no folder no to write the checkpoints start to"),
         ({"checkpoints": __file__}, FileExistsError, "checkpoints must be in a folder, .*test_start.py is none"),
         ({"refining": WAE(1.0)}, AttributeError, "Clusterer"),
+        ({"refining": Idle()}, ValueError, "the loss does not depend on any parameter that is trained"),
         ({"refining": InformationMaximisation(shares=torch.tensor([0.5, 0.5]))}, ValueError, "shares must have shape"),
         ({"targets": [[1.0, 0.0, 0.0]] * 300}, TypeError, "targets must be a torch.Tensor, got list"),
     ],
