@@ -226,12 +226,12 @@ def test_ctrl_c_ends_a_start_with_nothing_lost(images, tmp_path):
 @pytest.mark.usefixtures("terminal", "asked")
 @pytest.mark.parametrize("checkpoints", [False, True])
 def test_ctrl_c_leaves_the_model_as_it_was_and_ends_a_start_even_in_its_last_step(images, tmp_path, checkpoints):
-    class PressedLast(Pressed):
+    class PressedLast(InformationMaximisation):
         def terms(self, model, batch, generator):
             PressedLast._steps += model.training and torch.is_grad_enabled()
             if PressedLast._steps == last:
                 signal.raise_signal(signal.SIGINT)
-            return InformationMaximisation.terms(self, model, batch, generator)
+            return super().terms(model, batch, generator)
 
     # Besides the steps there are the rehearsal, and the checkpoints before and after the first.
     last = 20 + (3 if checkpoints else 1)
